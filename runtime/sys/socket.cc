@@ -1,0 +1,126 @@
+#include "runtime/sys/socket.h"
+
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/sys/errno.h"
+
+namespace davit::sys {
+namespace {
+
+absl::StatusOr<sockaddr_un> Address(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("socket ", path, ": the path is longer than ", sizeof address.sun_path - 1));
+  }
+  memcpy(address.sun_path, path.data(), path.size());
+  return address;
+}
+
+}  // namespace
+
+absl::StatusOr<std::pair<UniqueFd, UniqueFd>> SeqpacketPair() {
+  int fds[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) != 0) {
+    return ErrnoStatus(errno, "socketpair");
+  }
+  return std::make_pair(UniqueFd(fds[0]), UniqueFd(fds[1]));
+}
+
+absl::StatusOr<UniqueFd> SeqpacketListen(const std::string& path, int backlog) {
+  DAVIT_ASSIGN_OR_RETURN(sockaddr_un address, Address(path));
+  UniqueFd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  if (!fd.ok()) return ErrnoStatus(errno, "socket");
+  if (unlink(path.c_str()) != 0 && errno != ENOENT) {
+    return ErrnoStatus(errno, absl::StrCat("remove old socket ", path));
+  }
+  if (bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("bind ", path));
+  }
+  if (chmod(path.c_str(), 0600) != 0) return ErrnoStatus(errno, absl::StrCat("chmod ", path));
+  if (listen(fd.get(), backlog) != 0) return ErrnoStatus(errno, absl::StrCat("listen ", path));
+  return fd;
+}
+
+absl::StatusOr<UniqueFd> SeqpacketConnect(const std::string& path) {
+  DAVIT_ASSIGN_OR_RETURN(sockaddr_un address, Address(path));
+  UniqueFd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  if (!fd.ok()) return ErrnoStatus(errno, "socket");
+  int result;
+  do {
+    result = connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address);
+  } while (result != 0 && errno == EINTR);
+  if (result != 0) return ErrnoStatus(errno, absl::StrCat("connect ", path));
+  return fd;
+}
+
+absl::Status SendPacket(int socket, absl::string_view data, std::span<const int> fds) {
+  if (data.size() > kMaxPacket || fds.size() > kMaxPacketFds) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("send: a packet of ", data.size(), " bytes and ", fds.size(),
+                     " descriptors exceeds ", kMaxPacket, " bytes or ", kMaxPacketFds));
+  }
+  iovec iov{const_cast<char*>(data.data()), data.size()};
+  msghdr message{};
+  message.msg_iov = &iov;
+  message.msg_iovlen = 1;
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * kMaxPacketFds)];
+  if (!fds.empty()) {
+    memset(control, 0, sizeof control);
+    message.msg_control = control;
+    message.msg_controllen = CMSG_SPACE(sizeof(int) * fds.size());
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int) * fds.size());
+    memcpy(CMSG_DATA(header), fds.data(), sizeof(int) * fds.size());
+  }
+  for (;;) {
+    if (sendmsg(socket, &message, MSG_NOSIGNAL) >= 0) return absl::OkStatus();
+    if (errno != EINTR) return ErrnoStatus(errno, "send packet");
+  }
+}
+
+absl::StatusOr<Packet> ReceivePacket(int socket) {
+  Packet packet;
+  packet.data.resize(kMaxPacket);
+  iovec iov{packet.data.data(), packet.data.size()};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * kMaxPacketFds)];
+  msghdr message{};
+  message.msg_iov = &iov;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  ssize_t n;
+  do {
+    n = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+  } while (n < 0 && errno == EINTR);
+  if (n < 0) return ErrnoStatus(errno, "receive packet");
+  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
+       header = CMSG_NXTHDR(&message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+    const size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t i = 0; i < count; ++i) {
+      int fd;
+      memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof fd);
+      packet.fds.emplace_back(fd);
+    }
+  }
+  if ((message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) {
+    return absl::DataLossError(
+        "receive packet: truncated; the peer sent more than the protocol allows");
+  }
+  if (n == 0) return absl::OutOfRangeError("receive packet: the peer closed the connection");
+  packet.data.resize(static_cast<size_t>(n));
+  return packet;
+}
+
+}  // namespace davit::sys

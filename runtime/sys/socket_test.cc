@@ -1,0 +1,47 @@
+#include "runtime/sys/socket.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "gtest/gtest.h"
+
+namespace davit::sys {
+namespace {
+
+TEST(SocketTest, CarriesDataAndDescriptors) {
+  auto pair = SeqpacketPair();
+  ASSERT_TRUE(pair.ok());
+  int pipe_fds[2];
+  ASSERT_EQ(pipe2(pipe_fds, O_CLOEXEC), 0);
+  UniqueFd read_end(pipe_fds[0]);
+  UniqueFd write_end(pipe_fds[1]);
+  const int fds[] = {write_end.get()};
+  ASSERT_TRUE(SendPacket(pair->first.get(), "hello", fds).ok());
+  auto packet = ReceivePacket(pair->second.get());
+  ASSERT_TRUE(packet.ok());
+  EXPECT_EQ(packet->data, "hello");
+  ASSERT_EQ(packet->fds.size(), 1u);
+  ASSERT_EQ(write(packet->fds[0].get(), "x", 1), 1);
+  char byte;
+  EXPECT_EQ(read(read_end.get(), &byte, 1), 1);
+}
+
+TEST(SocketTest, TellsAnEmptySocketFromAClosedOne) {
+  auto pair = SeqpacketPair();
+  ASSERT_TRUE(pair.ok());
+  fcntl(pair->second.get(), F_SETFL, O_NONBLOCK);
+  EXPECT_EQ(ReceivePacket(pair->second.get()).status().code(), absl::StatusCode::kUnavailable);
+  pair->first.reset();
+  EXPECT_EQ(ReceivePacket(pair->second.get()).status().code(), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(SendPacket(pair->second.get(), "x", {}).code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(SocketTest, RefusesAPacketThatIsTooLarge) {
+  auto pair = SeqpacketPair();
+  ASSERT_TRUE(pair.ok());
+  EXPECT_EQ(SendPacket(pair->first.get(), std::string(kMaxPacket + 1, 'x'), {}).code(),
+            absl::StatusCode::kResourceExhausted);
+}
+
+}  // namespace
+}  // namespace davit::sys
