@@ -142,56 +142,90 @@ absl::Status WriteFileAtomic(int dirfd, const std::string& name, absl::string_vi
 
 namespace {
 
-// Depth is bounded by the file system's own path limits only for honest trees, so directories are
-// walked with an explicit name list per level and the recursion is cut off.
-constexpr int kMaxRemoveDepth = 4096;
+// A container can nest directories without end, so neither the stack nor the descriptor table may
+// grow with the tree: what lies deeper than this is first moved up to the top directory.
+constexpr int kMaxRemoveDepth = 32;
 
-absl::Status RemoveEntry(int dirfd, const std::string& name, dev_t device, int depth);
+class TreeRemover {
+ public:
+  TreeRemover(int top, dev_t device) : top_(top), device_(device) {}
 
-absl::Status RemoveChildren(UniqueFd dir, const std::string& name, dev_t device, int depth) {
-  std::unique_ptr<DIR, int (*)(DIR*)> stream(fdopendir(dir.release()), closedir);
-  if (stream == nullptr) return ErrnoStatus(errno, absl::StrCat("read directory ", name));
-  for (;;) {
-    errno = 0;
-    const dirent* entry = readdir(stream.get());
-    if (entry == nullptr) {
-      if (errno != 0) return ErrnoStatus(errno, absl::StrCat("read directory ", name));
+  absl::Status RemoveChildren(UniqueFd dir, const std::string& name, int depth) {
+    std::unique_ptr<DIR, int (*)(DIR*)> stream(fdopendir(dir.get()), closedir);
+    if (stream == nullptr) return ErrnoStatus(errno, absl::StrCat("read directory ", name));
+    (void)dir.release();  // the stream owns it now
+    for (;;) {
+      errno = 0;
+      const dirent* entry = readdir(stream.get());
+      if (entry == nullptr) {
+        if (errno != 0) return ErrnoStatus(errno, absl::StrCat("read directory ", name));
+        return absl::OkStatus();
+      }
+      const std::string child = entry->d_name;
+      if (child == "." || child == "..") continue;
+      DAVIT_RETURN_IF_ERROR(RemoveEntry(::dirfd(stream.get()), child, depth + 1));
+    }
+  }
+
+ private:
+  absl::Status RemoveEntry(int dirfd, const std::string& name, int depth) {
+    if (unlinkat(dirfd, name.c_str(), 0) == 0 || errno == ENOENT) return absl::OkStatus();
+    if (errno != EISDIR && errno != EPERM) return ErrnoStatus(errno, absl::StrCat("remove ", name));
+    if (unlinkat(dirfd, name.c_str(), AT_REMOVEDIR) == 0 || errno == ENOENT) {
       return absl::OkStatus();
     }
-    const std::string child = entry->d_name;
-    if (child == "." || child == "..") continue;
-    DAVIT_RETURN_IF_ERROR(RemoveEntry(::dirfd(stream.get()), child, device, depth + 1));
+    if (errno != ENOTEMPTY && errno != EEXIST) {
+      return ErrnoStatus(errno, absl::StrCat("remove ", name));
+    }
+    if (depth > kMaxRemoveDepth) return MoveUp(dirfd, name);
+    DAVIT_ASSIGN_OR_RETURN(UniqueFd dir, OpenAt(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+    struct stat st;
+    if (fstat(dir.get(), &st) != 0) return ErrnoStatus(errno, absl::StrCat("stat ", name));
+    if (st.st_dev != device_) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "remove ", name, ": another file system is mounted there; unmount it first"));
+    }
+    DAVIT_RETURN_IF_ERROR(RemoveChildren(std::move(dir), name, depth));
+    if (unlinkat(dirfd, name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT) {
+      return ErrnoStatus(errno, absl::StrCat("remove ", name));
+    }
+    return absl::OkStatus();
   }
-}
 
-absl::Status RemoveEntry(int dirfd, const std::string& name, dev_t device, int depth) {
-  if (unlinkat(dirfd, name.c_str(), 0) == 0 || errno == ENOENT) return absl::OkStatus();
-  if (errno != EISDIR && errno != EPERM) return ErrnoStatus(errno, absl::StrCat("remove ", name));
-  if (unlinkat(dirfd, name.c_str(), AT_REMOVEDIR) == 0 || errno == ENOENT) return absl::OkStatus();
-  if (errno != ENOTEMPTY && errno != EEXIST) {
-    return ErrnoStatus(errno, absl::StrCat("remove ", name));
+  absl::Status MoveUp(int dirfd, const std::string& name) {
+    for (;;) {
+      const std::string moved = absl::StrCat(".davit-removing-", counter_++);
+      if (renameat(dirfd, name.c_str(), top_, moved.c_str()) == 0) return absl::OkStatus();
+      if (errno != EEXIST && errno != ENOTEMPTY && errno != ENOTDIR) {
+        return ErrnoStatus(errno, absl::StrCat("move ", name, " up to remove it"));
+      }
+    }
   }
-  if (depth > kMaxRemoveDepth) {
-    return absl::ResourceExhaustedError(absl::StrCat("remove ", name, ": nested too deeply"));
-  }
-  DAVIT_ASSIGN_OR_RETURN(UniqueFd dir, OpenAt(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
-  struct stat st;
-  if (fstat(dir.get(), &st) != 0) return ErrnoStatus(errno, absl::StrCat("stat ", name));
-  if (device != 0 && st.st_dev != device) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("remove ", name, ": another file system is mounted there; unmount it first"));
-  }
-  DAVIT_RETURN_IF_ERROR(RemoveChildren(std::move(dir), name, st.st_dev, depth));
-  if (unlinkat(dirfd, name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT) {
-    return ErrnoStatus(errno, absl::StrCat("remove ", name));
-  }
-  return absl::OkStatus();
-}
+
+  const int top_;
+  const dev_t device_;
+  uint64_t counter_ = 0;
+};
 
 }  // namespace
 
 absl::Status RemoveTreeAt(int dirfd, const std::string& name) {
-  return RemoveEntry(dirfd, name, 0, 0);
+  if (unlinkat(dirfd, name.c_str(), 0) == 0 || errno == ENOENT) return absl::OkStatus();
+  if (errno != EISDIR && errno != EPERM) return ErrnoStatus(errno, absl::StrCat("remove ", name));
+  DAVIT_ASSIGN_OR_RETURN(UniqueFd top, OpenAt(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+  struct stat st;
+  if (fstat(top.get(), &st) != 0) return ErrnoStatus(errno, absl::StrCat("stat ", name));
+  TreeRemover remover(top.get(), st.st_dev);
+  // What was moved up while the top was read is found by reading it again.
+  while (unlinkat(dirfd, name.c_str(), AT_REMOVEDIR) != 0) {
+    if (errno == ENOENT) break;
+    if (errno != ENOTEMPTY && errno != EEXIST) {
+      return ErrnoStatus(errno, absl::StrCat("remove ", name));
+    }
+    DAVIT_ASSIGN_OR_RETURN(UniqueFd dir, OpenAt(top.get(), ".", O_RDONLY | O_DIRECTORY));
+    DAVIT_RETURN_IF_ERROR(remover.RemoveChildren(std::move(dir), name, 0));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<UniqueFd> SealedMemfd(const char* name, absl::string_view data) {

@@ -60,6 +60,22 @@ TEST_F(FileTest, RemoveTreeRemovesAllAndFollowsNoLink) {
   EXPECT_TRUE(RemoveTreeAt(dir_.get(), "t").ok());
 }
 
+TEST_F(FileTest, RemoveTreeTakesAnyDepthWithFewDescriptors) {
+  constexpr int kDepth = 3000;  // far more than descriptors or PATH_MAX allow
+  ASSERT_TRUE(MakeDirAt(dir_.get(), "deep", 0755).ok());
+  UniqueFd at(openat(dir_.get(), "deep", O_PATH | O_DIRECTORY | O_CLOEXEC));
+  for (int i = 0; i < kDepth; ++i) {
+    ASSERT_EQ(mkdirat(at.get(), "d", 0755), 0);
+    UniqueFd next(openat(at.get(), "d", O_PATH | O_DIRECTORY | O_CLOEXEC));
+    ASSERT_TRUE(next.ok());
+    at = std::move(next);
+  }
+  at.reset();
+  EXPECT_TRUE(RemoveTreeAt(dir_.get(), "deep").ok());
+  struct stat st;
+  EXPECT_NE(fstatat(dir_.get(), "deep", &st, 0), 0);
+}
+
 TEST_F(FileTest, SealedMemfdCannotBeWritten) {
   auto fd = SealedMemfd("x", "abc");
   ASSERT_TRUE(fd.ok());
