@@ -1,0 +1,66 @@
+#include "sandbox/workers.h"
+
+#include <thread>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+
+namespace davit::sandbox {
+namespace {
+
+constexpr absl::Duration kIdleTime = absl::Seconds(10);
+
+}  // namespace
+
+void Workers::Run(std::function<void()> work) {
+  bool inline_now = false;
+  bool start = false;
+  {
+    sys::MutexLock lock(&mutex_);
+    if (stopping_) {
+      inline_now = true;
+    } else {
+      queue_.push_back(std::move(work));
+      if (queue_.size() > idle_ && threads_ < limit_) {
+        ++threads_;
+        start = true;
+      } else {
+        changed_.Signal();
+      }
+    }
+  }
+  if (inline_now) work();
+  // Detached, and counted instead: Stop waits for the count, and an idle thread can simply end.
+  if (start) std::thread([this] { Work(); }).detach();
+}
+
+void Workers::Stop() {
+  sys::MutexLock lock(&mutex_);
+  stopping_ = true;
+  changed_.SignalAll();
+  while (threads_ > 0) changed_.Wait(&mutex_);
+}
+
+void Workers::Work() {
+  sys::MutexLock lock(&mutex_);
+  for (;;) {
+    ++idle_;
+    const absl::Time deadline = absl::Now() + kIdleTime;
+    while (queue_.empty() && !stopping_) {
+      if (changed_.WaitWithDeadline(&mutex_, deadline)) break;
+    }
+    --idle_;
+    if (queue_.empty()) break;
+    std::function<void()> work = std::move(queue_.front());
+    queue_.pop_front();
+    mutex_.Unlock();
+    work();
+    work = nullptr;  // what it owns goes without the lock
+    mutex_.Lock();
+  }
+  --threads_;
+  changed_.SignalAll();
+}
+
+}  // namespace davit::sandbox
