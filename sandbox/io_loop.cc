@@ -62,16 +62,24 @@ void IoLoop::Stop() {
     timers.swap(timers_);
     timer_times_.clear();
   }
+  for (Closure& closure : posted) closure();
 }
 
 void IoLoop::Post(Closure closure) {
+  bool stopped = false;
   {
     sys::MutexLock lock(&mutex_);
-    if (stopping_) return;
-    posted_.push_back(std::move(closure));
-    if (posted_.size() > 1) return;  // whoever made it non-empty has woken the loop
+    stopped = stopping_;
+    if (!stopped) {
+      posted_.push_back(std::move(closure));
+      if (posted_.size() > 1) return;  // whoever made it non-empty has woken the loop
+    }
   }
-  if (!OnLoop()) Wake();
+  if (stopped) {
+    closure();
+  } else if (!OnLoop()) {
+    Wake();
+  }
 }
 
 absl::StatusOr<IoLoop::Handle> IoLoop::Watch(int fd, uint32_t events, FdHandler handler) {

@@ -31,7 +31,9 @@ class IoLoop {
   static absl::StatusOr<std::unique_ptr<IoLoop>> Start();
   ~IoLoop();
 
-  // Runs `closure` on the loop, in the order of posting. After Stop it is dropped.
+  // Runs `closure` on the loop, in the order of posting. After Stop it runs at once, on the
+  // caller's thread: nobody who waits for what it does waits for ever. Not to be called with a lock
+  // held that the closure takes.
   void Post(Closure closure);
 
   // Calls `handler` whenever `fd` has one of `events` (level-triggered EPOLLIN, ...; EPOLLERR and
@@ -47,7 +49,8 @@ class IoLoop {
 
   bool OnLoop() const { return std::this_thread::get_id() == thread_.get_id(); }
 
-  // Ends the thread and drops what is registered. Not from the loop itself. Idempotent.
+  // Ends the thread, runs what is still posted, and drops watches and timers. Not from the loop
+  // itself. Idempotent.
   void Stop();
 
  private:

@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "images/image_service.h"
 #include "runtime/spec/spec.h"
+#include "runtime/sys/features.h"
 #include "runtime/sys/unique_fd.h"
 
 // Pods and their containers: the life of each from creation to removal, across restarts of the
@@ -137,7 +138,9 @@ struct ExecSpec {
   std::vector<std::string> command;
   bool tty = false;
   absl::Duration timeout = absl::InfiniteDuration();
-  size_t output_limit = 0;  // bytes kept of stdout and stderr together; the rest is dropped
+  // Bytes kept of stdout and stderr together; the rest is dropped. 0 = 15 MiB, which fits a
+  // client's message limit.
+  size_t output_limit = 0;
 };
 
 struct ExecResult {
@@ -145,6 +148,8 @@ struct ExecResult {
   std::string err;
   int32_t exit_code = 0;
 };
+
+enum class Severity { kInfo, kWarning, kError };
 
 struct ManagerOptions {
   std::string root;                      // /var/lib/davit
@@ -157,6 +162,12 @@ struct ManagerOptions {
   std::vector<std::string> cni_bin_dirs = {"/usr/lib/cni", "/opt/cni/bin"};
   absl::Duration cni_timeout = absl::Minutes(2);
   bool refuse_missing_host_paths = false;  // else they are created 0755
+  // What an operator should read: limits of this node, said once at start; records set aside;
+  // supervisors lost; network teardown that failed and is retried. Called from any thread, must not
+  // call back into the manager. Empty: nothing is said.
+  std::function<void(Severity, const std::string&)> report;
+  // What the kernel can do; probed by Open where it is not given.
+  std::optional<sys::KernelFeatures> features;
 };
 
 struct NetworkStatus {
@@ -174,8 +185,10 @@ class Manager {
  public:
   virtual ~Manager() = default;
 
-  // Reads every record, reconnects to the supervisors and only then returns: from the first list on
-  // no pod is missing. `images` must outlive the manager.
+  // Locks the state directory (FailedPrecondition, with the holder's pid, if another process has
+  // it), reads every record, reconnects to the supervisors and only then returns: from the first
+  // list on no pod is missing. Re-pins the layers of the containers that it finds and then calls
+  // images->StartGarbageCollection(). `images` must outlive the manager.
   static absl::StatusOr<std::unique_ptr<Manager>> Open(ManagerOptions options, MetadataCodec codec,
                                                        images::ImageService* images);
 
