@@ -1,0 +1,43 @@
+#ifndef DAVIT_SANDBOX_WRITABLE_LAYERS_H_
+#define DAVIT_SANDBOX_WRITABLE_LAYERS_H_
+
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "sandbox/workers.h"
+
+namespace davit::sandbox {
+
+// The writable layers of containers: <root>/containers/<id>/{upper,work}, what overlayfs writes to.
+// Thread-safe.
+class WritableLayers {
+ public:
+  // Makes <root>/containers and <root>/trash, and begins to empty the latter in the background.
+  static absl::StatusOr<std::unique_ptr<WritableLayers>> Open(const std::string& root);
+  // Waits until the trash is empty.
+  ~WritableLayers();
+
+  std::string DirectoryOf(const std::string& container_id) const;
+  // Makes the container's directory; the overlay's two are made by its plan. AlreadyExists.
+  absl::Status Make(const std::string& container_id);
+  // Renames the layer into the trash, which costs the same however large it is, and unlinks it in
+  // the background. A missing layer is success.
+  absl::Status Remove(const std::string& container_id);
+  // Ids of the layers that are there.
+  absl::StatusOr<std::vector<std::string>> List() const;
+
+ private:
+  explicit WritableLayers(const std::string& root);
+
+  const std::string containers_;
+  const std::string trash_;
+  Workers unlinker_{1};
+};
+
+}  // namespace davit::sandbox
+
+#endif  // DAVIT_SANDBOX_WRITABLE_LAYERS_H_
