@@ -94,10 +94,17 @@ func (d *Daemon) ConfigFile() string { return d.Dir + "/config.toml" }
 
 // WriteConfig writes the configuration that the next start reads.
 func (d *Daemon) WriteConfig(mirrors map[string]string, head, tail string) error {
+	return d.writeConfig(mirrors, head, "", tail)
+}
+
+// WriteConfigCNI is WriteConfig with further keys of the table [cni].
+func (d *Daemon) WriteConfigCNI(keys string) error { return d.writeConfig(nil, "", keys, "") }
+
+func (d *Daemon) writeConfig(mirrors map[string]string, head, cni, tail string) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "root = %q\nstate = %q\nlisten = %q\nhelper_dir = %q\n", d.Root, d.State, d.Socket, d.options.Dist)
 	fmt.Fprintf(&b, "cgroup_parent = %q\nnetns_dir = %q\nlog_level = \"debug\"\n%s\n", d.CgroupParent, d.NetnsDir, head)
-	fmt.Fprintf(&b, "[cni]\nconf_dir = %q\n", d.ConfDir)
+	fmt.Fprintf(&b, "[cni]\nconf_dir = %q\n%s", d.ConfDir, cni)
 	for host, mirror := range mirrors {
 		fmt.Fprintf(&b, "[registries.%q]\nmirrors = [%q]\n", host, mirror)
 	}
