@@ -1,6 +1,7 @@
 #ifndef DAVIT_RUNTIME_CGROUP_DEVICE_BPF_H_
 #define DAVIT_RUNTIME_CGROUP_DEVICE_BPF_H_
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -13,9 +14,10 @@
 // every open and mknod of a device (kernel >= 4.15, man 2 bpf).
 namespace davit::runtime::cgroup {
 
-// The program for ordered rules, the last match winning; what no rule matches is denied. Returns
+// The program for ordered rules: for each kind of access that is asked for (read, write, mknod) the
+// last matching rule decides, and all must be allowed; what no rule matches is denied. Returns
 // the instructions as bytes (8 each, host byte order), ready to be loaded by anyone. An empty
-// string where the rules allow everything: no program is needed. Pure.
+// string where the rules allow everything, or there are none: no program is needed. Pure.
 // InvalidArgument for malformed rules, ResourceExhausted for more than the kernel can take (4096
 // instructions).
 absl::StatusOr<std::string> CompileDeviceProgram(const std::vector<spec::DeviceCgroupRule>& rules);
@@ -23,8 +25,9 @@ absl::StatusOr<std::string> CompileDeviceProgram(const std::vector<spec::DeviceC
 // Loads a program into the kernel. The verifier's words are in the error.
 absl::StatusOr<sys::UniqueFd> LoadDeviceProgram(const std::string& program);
 
-// Attaches a loaded program to a v2 group, given by any descriptor of its directory. It lives as
-// long as the group. Programs of ancestors go on to apply: all must allow (BPF_F_ALLOW_MULTI).
+// Attaches a loaded program to a v2 group, given by a descriptor of its directory (not O_PATH). It
+// lives as long as the group. Programs of ancestors go on to apply: all must allow
+// (BPF_F_ALLOW_MULTI).
 absl::Status AttachDeviceProgram(int group, int program);
 
 // Attaches `program` in the place of all device programs attached to this group itself, with no

@@ -40,8 +40,9 @@ class Groups {
 
   // Makes the group and its missing parents in every hierarchy; existing ones are kept. In pure v2
   // all controllers are enabled down the path, but not in the group itself (a leaf may hold
-  // processes). On v1 the cpusets on the path get their parents' cpus and mems, and
-  // cgroup.clone_children in all but the last so that children start filled.
+  // processes). On v1 the cpusets on the path that are empty get their parents' cpus and mems, and
+  // cgroup.clone_children is set in `group` and the parents made here, so that groups made below
+  // start filled.
   // On failure the directories that this call made are removed again.
   virtual absl::Status Make(absl::string_view group) = 0;
 
@@ -52,10 +53,10 @@ class Groups {
   // is set now; if one fails those already done are undone from the values read before, and the
   // first error is returned. With memory.check_before_update a limit below the present usage is
   // ResourceExhausted (v2; v1's kernel refuses it by itself).
-  // Device rules are left alone on v2 (see ReplaceDeviceProgram).
+  // Device rules are InvalidArgument (v2: see ReplaceDeviceProgram).
   virtual absl::Status Update(absl::string_view group, const spec::LinuxResources& resources) = 0;
 
-  // Sets what is limited now.
+  // What is limited now.
   virtual absl::StatusOr<CurrentLimits> ReadLimits(absl::string_view group) const = 0;
 
   // SIGKILLs every process of the group and its descendants: by cgroup.kill where the group exists

@@ -391,8 +391,9 @@ void Compiler::BlockIoV2(int hierarchy, const spec::BlockIo& io) {
 
 absl::Status Compiler::Devices() {
   if (resources_.devices.empty()) return absl::OkStatus();
-  DAVIT_ASSIGN_OR_RETURN(const std::vector<DeviceRule> rules,
-                         NormalizeDeviceRules(resources_.devices));
+  DAVIT_ASSIGN_OR_RETURN(std::vector<DeviceRule> rules, NormalizeDeviceRules(resources_.devices));
+  // What no rule matches is denied, as in the v2 program; a fresh v1 group allows it.
+  if (rules.front().type != 'a') rules.insert(rules.begin(), DeviceRule{});
   const int hierarchy = layout_.Find("devices");
   if (hierarchy < 0) return absl::OkStatus();
   DAVIT_RETURN_IF_ERROR(CheckExpressibleInV1(rules));
