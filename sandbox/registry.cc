@@ -51,7 +51,7 @@ ContainerPhase Container::phase() const {
 }
 
 absl::Status Container::Change(ContainerPhase to, const std::function<void(ContainerView*)>& edit) {
-  std::vector<std::function<void()>> waiters;
+  std::vector<ExitCallback> waiters;
   {
     sys::MutexLock lock(&mutex_);
     const absl::Status allowed = CheckChange(absl::StrCat("container ", id()), phase_, to);
@@ -78,7 +78,7 @@ absl::Status Container::Change(ContainerPhase to, const std::function<void(Conta
     view_ = std::move(view);
     if (to == ContainerPhase::kExited || to == ContainerPhase::kGone) waiters.swap(exit_waiters_);
   }
-  for (const auto& waiter : waiters) waiter();
+  for (const auto& waiter : waiters) waiter(absl::OkStatus());
   return absl::OkStatus();
 }
 
@@ -89,15 +89,29 @@ void Container::Edit(const std::function<void(ContainerView*)>& edit) {
   view_ = std::move(view);
 }
 
-void Container::WhenExited(std::function<void()> callback) {
+void Container::WhenExited(ExitCallback callback) {
+  absl::Status status;
   {
     sys::MutexLock lock(&mutex_);
     if (phase_ != ContainerPhase::kExited && phase_ != ContainerPhase::kGone) {
-      exit_waiters_.push_back(std::move(callback));
-      return;
+      if (abandoned_.ok()) {
+        exit_waiters_.push_back(std::move(callback));
+        return;
+      }
+      status = abandoned_;
     }
   }
-  callback();
+  callback(status);
+}
+
+void Container::Abandon(const absl::Status& why) {
+  std::vector<ExitCallback> waiters;
+  {
+    sys::MutexLock lock(&mutex_);
+    abandoned_ = why;
+    waiters.swap(exit_waiters_);
+  }
+  for (const auto& waiter : waiters) waiter(why);
 }
 
 void Container::WithStopPlan(const std::function<void(StopPlan*)>& change) {

@@ -91,8 +91,12 @@ class Container {
   // Changes the view only.
   void Edit(const std::function<void(ContainerView*)>& edit);
 
-  // Calls back once, when the container has exited: at once if it has.
-  void WhenExited(std::function<void()> callback);
+  // Calls back once, when the container has exited: at once if it has. Not OK if it is abandoned
+  // first.
+  using ExitCallback = std::function<void(absl::Status)>;
+  void WhenExited(ExitCallback callback);
+  // The daemon ends: whoever waits for the exit gets `why`.
+  void Abandon(const absl::Status& why);
 
   // The pending stop, if there is one.
   struct StopPlan {
@@ -117,7 +121,8 @@ class Container {
   ContainerPhase phase_ ABSL_GUARDED_BY(mutex_);
   View view_ ABSL_GUARDED_BY(mutex_);
   StopPlan stop_ ABSL_GUARDED_BY(mutex_);
-  std::vector<std::function<void()>> exit_waiters_ ABSL_GUARDED_BY(mutex_);
+  std::vector<ExitCallback> exit_waiters_ ABSL_GUARDED_BY(mutex_);
+  absl::Status abandoned_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<const ExecTemplate> exec_template_ ABSL_GUARDED_BY(mutex_);
   sys::UniqueFd pidfd_ ABSL_GUARDED_BY(mutex_);
 };

@@ -58,13 +58,23 @@ TEST_F(RegistryTest, AnIllegalChangeIsRefusedAndChangesNothing) {
 
 TEST_F(RegistryTest, ExitWaitersAreCalledOnceAndLateOnesAtOnce) {
   int calls = 0;
-  container_->WhenExited([&] { ++calls; });
+  container_->WhenExited([&](absl::Status) { ++calls; });
   ASSERT_TRUE(container_->Change(ContainerPhase::kRunning, [](ContainerView*) {}).ok());
   EXPECT_EQ(calls, 0);
   ASSERT_TRUE(container_->Change(ContainerPhase::kExited, [](ContainerView*) {}).ok());
   EXPECT_EQ(calls, 1);
-  container_->WhenExited([&] { ++calls; });
+  container_->WhenExited([&](absl::Status) { ++calls; });
   EXPECT_EQ(calls, 2);
+}
+
+TEST_F(RegistryTest, WhoWaitsForAnExitIsToldWhenTheDaemonEndsFirst) {
+  absl::Status got;
+  container_->WhenExited([&](absl::Status status) { got = status; });
+  container_->Abandon(absl::UnavailableError("ending"));
+  EXPECT_EQ(got, absl::UnavailableError("ending"));
+  got = absl::OkStatus();
+  container_->WhenExited([&](absl::Status status) { got = status; });
+  EXPECT_EQ(got, absl::UnavailableError("ending"));
 }
 
 TEST_F(RegistryTest, APodIsReadyUntilItsStopIsDone) {
