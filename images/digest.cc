@@ -45,9 +45,7 @@ bool IsEncoded(absl::string_view text) {
 }
 
 // What an error message may show of a text that a stranger wrote.
-std::string Shown(absl::string_view text) {
-  return absl::CHexEscape(text.substr(0, 160));
-}
+std::string Shown(absl::string_view text) { return absl::CHexEscape(text.substr(0, 160)); }
 
 }  // namespace
 

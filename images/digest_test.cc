@@ -20,7 +20,8 @@ TEST(DigestTest, AcceptsLowercaseSha256AndSha512) {
 TEST(DigestTest, RefusesWhatCouldLeaveADirectoryOrCompareUnequal) {
   for (const std::string& text :
        {std::string(), std::string("sha256"), std::string("sha256:"),
-        absl::StrCat("sha256:", std::string(63, 'a')), absl::StrCat("sha256:", std::string(65, 'a')),
+        absl::StrCat("sha256:", std::string(63, 'a')),
+        absl::StrCat("sha256:", std::string(65, 'a')),
         absl::AsciiStrToUpper(absl::StrCat("sha256:", kEmptySha256)),
         absl::StrCat("sha256:", std::string(62, 'A'), "aa"),
         absl::StrCat("sha256:../", std::string(61, 'a')), std::string("sha256:../../etc/passwd"),

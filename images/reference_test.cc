@@ -51,16 +51,36 @@ TEST(ReferenceTest, DockerHubIsAskedAtItsApiHost) {
 }
 
 TEST(ReferenceTest, RefusesWhatTheGrammarForbids) {
-  for (const std::string& text :
-       {std::string(), std::string(":tag"), std::string("/x"), std::string("x/"),
-        std::string("a//b"), std::string("Busybox"), std::string("a/B"), std::string("a/../b"),
-        std::string("../b"), std::string("a..b"), std::string("-a"), std::string("a-"),
-        std::string("a___b"), std::string("a_-b"), std::string("x:"), std::string("x:-tag"),
-        absl::StrCat("x:", std::string(129, 'a')), std::string("x@sha256:abc"),
-        std::string("x@md5"), std::string("host:0/x"), std::string("host:99999/x"),
-        std::string("host:12ab/x"), std::string("-host.io/x"), std::string("host..io/x"),
-        std::string("x y"), std::string("x?y"), std::string("http://host/x"), kHex,
-        std::string("x\n"), absl::StrCat("host.io/", std::string(250, 'a'))}) {
+  for (const std::string& text : {std::string(),
+                                  std::string(":tag"),
+                                  std::string("/x"),
+                                  std::string("x/"),
+                                  std::string("a//b"),
+                                  std::string("Busybox"),
+                                  std::string("a/B"),
+                                  std::string("a/../b"),
+                                  std::string("../b"),
+                                  std::string("a..b"),
+                                  std::string("-a"),
+                                  std::string("a-"),
+                                  std::string("a___b"),
+                                  std::string("a_-b"),
+                                  std::string("x:"),
+                                  std::string("x:-tag"),
+                                  absl::StrCat("x:", std::string(129, 'a')),
+                                  std::string("x@sha256:abc"),
+                                  std::string("x@md5"),
+                                  std::string("host:0/x"),
+                                  std::string("host:99999/x"),
+                                  std::string("host:12ab/x"),
+                                  std::string("-host.io/x"),
+                                  std::string("host..io/x"),
+                                  std::string("x y"),
+                                  std::string("x?y"),
+                                  std::string("http://host/x"),
+                                  kHex,
+                                  std::string("x\n"),
+                                  absl::StrCat("host.io/", std::string(250, 'a'))}) {
     EXPECT_EQ(ParseReference(text).status().code(), absl::StatusCode::kInvalidArgument) << text;
   }
 }

@@ -37,14 +37,13 @@ absl::StatusOr<std::vector<Digest>> ParseDiffIds(const json& document) {
   if (rootfs == nullptr) return absl::FailedPreconditionError("there is no \"rootfs\"");
   DAVIT_ASSIGN_OR_RETURN(const std::string type, StringMember(*rootfs, "type"));
   if (type != "layers") {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the rootfs is of the unknown type \"", absl::CHexEscape(type.substr(0, 80)), "\""));
+    return absl::FailedPreconditionError(absl::StrCat("the rootfs is of the unknown type \"",
+                                                      absl::CHexEscape(type.substr(0, 80)), "\""));
   }
-  DAVIT_ASSIGN_OR_RETURN(const std::vector<std::string> texts,
-                         StringsMember(*rootfs, "diff_ids"));
+  DAVIT_ASSIGN_OR_RETURN(const std::vector<std::string> texts, StringsMember(*rootfs, "diff_ids"));
   if (texts.size() > kMaxLayers) {
-    return absl::FailedPreconditionError(absl::StrCat("there are more than ", kMaxLayers,
-                                                      " layers"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("there are more than ", kMaxLayers, " layers"));
   }
   for (const std::string& text : texts) {
     auto digest = Digest::Parse(text);

@@ -11,11 +11,10 @@ namespace {
 const std::string kDiff = absl::StrCat("sha256:", std::string(64, 'd'));
 
 std::string Document(const std::string& process, const std::string& rootfs) {
-  return absl::StrCat(R"({"os":"linux","architecture":"amd64","config":)", process,
-                      R"(,"rootfs":)", rootfs, "}");
+  return absl::StrCat(R"({"os":"linux","architecture":"amd64","config":)", process, R"(,"rootfs":)",
+                      rootfs, "}");
 }
-const std::string kRootfs =
-    absl::StrCat(R"({"type":"layers","diff_ids":[")", kDiff, R"("]})");
+const std::string kRootfs = absl::StrCat(R"({"type":"layers","diff_ids":[")", kDiff, R"("]})");
 
 TEST(ImageConfigTest, ReadsWhatToRun) {
   const auto parsed = ParseImageConfig(Document(

@@ -62,8 +62,7 @@ absl::StatusOr<Descriptor> ParseUsedDescriptor(const json& object, absl::string_
 }
 
 absl::StatusOr<Index> ParseIndex(const json& document, std::string media_type) {
-  if (document.contains("layers") || document.contains("config") ||
-      document.contains("fsLayers")) {
+  if (document.contains("layers") || document.contains("config") || document.contains("fsLayers")) {
     return Refuse("the index could also be read as a manifest");
   }
   Index index;
@@ -94,8 +93,8 @@ absl::StatusOr<Manifest> ParseManifest(const json& document, std::string media_t
   DAVIT_ASSIGN_OR_RETURN(const json* layers, ArrayMember(document, "layers"));
   if (layers == nullptr) return Refuse("the manifest has no \"layers\"");
   if (layers->size() > kMaxLayers) {
-    return Refuse(absl::StrCat("the manifest has ", layers->size(), " layers; the limit is ",
-                               kMaxLayers));
+    return Refuse(
+        absl::StrCat("the manifest has ", layers->size(), " layers; the limit is ", kMaxLayers));
   }
   for (const json& item : *layers) {
     DAVIT_ASSIGN_OR_RETURN(Descriptor layer, ParseUsedDescriptor(item, "a layer of the manifest"));
@@ -116,8 +115,7 @@ absl::StatusOr<std::string> AgreedMediaType(const json& document, absl::string_v
         "the registry has this image as Docker schema 1 only, which is not supported: push it "
         "again with a current tool");
   }
-  if (version == document.end() || !version->is_number_integer() ||
-      version->get<int64_t>() != 2) {
+  if (version == document.end() || !version->is_number_integer() || version->get<int64_t>() != 2) {
     return Refuse("the document's \"schemaVersion\" is not 2");
   }
   if (!header.empty() && !body.empty() && header != body) {
@@ -169,9 +167,9 @@ absl::StatusOr<Descriptor> ChooseManifest(const Index& index, const Platform& ho
     }
   }
   if (best != nullptr) return *best;
-  return absl::NotFoundError(absl::StrCat("no image for ", PlatformName(host), "; there is ",
-                                          offered.empty() ? "none for any platform"
-                                                          : absl::StrJoin(offered, ", ")));
+  return absl::NotFoundError(
+      absl::StrCat("no image for ", PlatformName(host), "; there is ",
+                   offered.empty() ? "none for any platform" : absl::StrJoin(offered, ", ")));
 }
 
 }  // namespace davit::images

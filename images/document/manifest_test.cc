@@ -11,8 +11,8 @@ namespace {
 
 const std::string kA = absl::StrCat("sha256:", std::string(64, 'a'));
 const std::string kB = absl::StrCat("sha256:", std::string(64, 'b'));
-const std::string kConfig = absl::StrCat(
-    R"("config":{"mediaType":")", kOciConfigType, R"(","digest":")", kA, R"(","size":2})");
+const std::string kConfig = absl::StrCat(R"("config":{"mediaType":")", kOciConfigType,
+                                         R"(","digest":")", kA, R"(","size":2})");
 const Platform kAmd64 = {"linux", "amd64", "v3", {}};
 
 std::string Entry(const std::string& digest, const std::string& extra) {
@@ -59,8 +59,9 @@ TEST(ManifestTest, ReadsOciAndDockerManifests) {
 
 TEST(ManifestTest, AnotherConfigTypeMakesItAnArtifact) {
   const auto parsed = ParseManifestDocument(
-      absl::StrCat(R"({"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.empty.v1+json",)",
-                   R"("digest":")", kA, R"(","size":2},"layers":[]})"),
+      absl::StrCat(
+          R"({"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.empty.v1+json",)",
+          R"("digest":")", kA, R"(","size":2},"layers":[]})"),
       kOciManifestType);
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_FALSE(std::get<Manifest>(*parsed).IsImage());
@@ -80,9 +81,9 @@ TEST(ManifestTest, RefusesDocumentsThatCanBeReadTwoWays) {
 }
 
 TEST(ManifestTest, RefusesAMediaTypeThatContradictsTheHeader) {
-  ExpectRefused(absl::StrCat(R"({"schemaVersion":2,"mediaType":")", kOciIndexType,
-                             R"(","manifests":[]})"),
-                kOciManifestType, "says that it is");
+  ExpectRefused(
+      absl::StrCat(R"({"schemaVersion":2,"mediaType":")", kOciIndexType, R"(","manifests":[]})"),
+      kOciManifestType, "says that it is");
   ExpectRefused(R"({"schemaVersion":2,"manifests":[]})", "text/html", "not a kind of manifest");
 }
 

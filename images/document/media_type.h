@@ -12,7 +12,8 @@ inline constexpr char kOciIndexType[] = "application/vnd.oci.image.index.v1+json
 inline constexpr char kDockerIndexType[] =
     "application/vnd.docker.distribution.manifest.list.v2+json";
 inline constexpr char kOciManifestType[] = "application/vnd.oci.image.manifest.v1+json";
-inline constexpr char kDockerManifestType[] = "application/vnd.docker.distribution.manifest.v2+json";
+inline constexpr char kDockerManifestType[] =
+    "application/vnd.docker.distribution.manifest.v2+json";
 inline constexpr char kOciConfigType[] = "application/vnd.oci.image.config.v1+json";
 inline constexpr char kDockerConfigType[] = "application/vnd.docker.container.image.v1+json";
 
