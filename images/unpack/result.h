@@ -16,9 +16,10 @@ struct Limits {
   uint64_t max_records = 1'000'000;       // whiteouts, opaque marks, devices and fix-ups together
   uint32_t max_path_depth = 1024;         // components of a path
   uint32_t max_xattr_bytes = 256 * 1024;  // of one entry, names and values
-  // Uncompressed per compressed byte; judged once 64 MiB have come out, so that a small layer of
-  // zeros passes. Deflate cannot exceed 1032.
-  uint32_t max_ratio = 1000;
+  // Uncompressed per compressed byte, judged once `ratio_floor_bytes` have come out, so that a file
+  // of zeros passes. Deflate cannot exceed 1032; zstd can.
+  uint32_t max_ratio = 2000;
+  uint64_t ratio_floor_bytes = 256 << 20;
 };
 
 enum class Compression { kNone, kGzip, kZstd };
@@ -57,6 +58,9 @@ struct UnpackResult {
   // The layer described its top directory ("./"): owner, mode and xattrs are on the staging
   // directory. If not, those of the next lower layer that did are the root's.
   bool has_root_entry = false;
+  // The layer hides everything below it. overlayfs does not obey an opaque mark on a layer's top
+  // directory: leave out the layers below.
+  bool opaque_root = false;
   // Whiteouts and opaque marks that were left out because of UnpackOptions::lowest_layer. If there
   // are any, this tree may only ever be the lowest of an image.
   uint64_t dropped_whiteouts = 0;
