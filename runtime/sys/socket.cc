@@ -91,8 +91,10 @@ absl::Status SendPacket(int socket, absl::string_view data, std::span<const int>
 
 absl::StatusOr<Packet> ReceivePacket(int socket) {
   Packet packet;
-  packet.data.resize(kMaxPacket);
-  iovec iov{packet.data.data(), packet.data.size()};
+  // On the stack, and left as it is: only the pages that the packet fills are ever touched, which
+  // counts in a process that there is one of for each pod.
+  char buffer[kMaxPacket];
+  iovec iov{buffer, sizeof buffer};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * kMaxPacketFds)];
   msghdr message{};
   message.msg_iov = &iov;
@@ -119,7 +121,7 @@ absl::StatusOr<Packet> ReceivePacket(int socket) {
         "receive packet: truncated; the peer sent more than the protocol allows");
   }
   if (n == 0) return absl::OutOfRangeError("receive packet: the peer closed the connection");
-  packet.data.resize(static_cast<size_t>(n));
+  packet.data.assign(buffer, static_cast<size_t>(n));
   return packet;
 }
 
