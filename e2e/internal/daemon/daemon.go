@@ -29,6 +29,7 @@ type Options struct {
 	Wrapper    []string          // command in front of davitd, such as strace
 	Env        []string
 	Dist       string // directory of the binaries; "": $DAVIT_DIST
+	LogLevel   string // "": debug
 }
 
 // A Daemon with its directories, network and cgroup. Not safe for use by several goroutines, except
@@ -67,6 +68,9 @@ func New(options Options) (*Daemon, error) {
 	if options.Dist == "" {
 		return nil, fmt.Errorf("DAVIT_DIST is not set: run the tests through e2e/run")
 	}
+	if options.LogLevel == "" {
+		options.LogLevel = "debug"
+	}
 	dir, err := os.MkdirTemp("/tmp", "davit-e2e-")
 	if err != nil {
 		return nil, err
@@ -103,7 +107,7 @@ func (d *Daemon) WriteConfigCNI(keys string) error { return d.writeConfig(nil, "
 func (d *Daemon) writeConfig(mirrors map[string]string, head, cni, tail string) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "root = %q\nstate = %q\nlisten = %q\nhelper_dir = %q\n", d.Root, d.State, d.Socket, d.options.Dist)
-	fmt.Fprintf(&b, "cgroup_parent = %q\nnetns_dir = %q\nlog_level = \"debug\"\n%s\n", d.CgroupParent, d.NetnsDir, head)
+	fmt.Fprintf(&b, "cgroup_parent = %q\nnetns_dir = %q\nlog_level = %q\n%s\n", d.CgroupParent, d.NetnsDir, d.options.LogLevel, head)
 	fmt.Fprintf(&b, "[cni]\nconf_dir = %q\n%s", d.ConfDir, cni)
 	for host, mirror := range mirrors {
 		fmt.Fprintf(&b, "[registries.%q]\nmirrors = [%q]\n", host, mirror)

@@ -32,7 +32,7 @@ const (
 	Password = "open:sesame"
 )
 
-// A Registry on a loopback port until the test ends. Safe for use by several goroutines.
+// A Registry on a loopback port. Safe for use by several goroutines.
 type Registry struct {
 	Auth Auth
 	// Intercept sees every request first; true means that it has answered.
@@ -46,13 +46,22 @@ type Registry struct {
 	tokens map[string]bool
 }
 
-// Start serves HTTP.
-func Start(t testing.TB) *Registry { return start(t, false) }
+// Start serves HTTP until the test ends.
+func Start(t testing.TB) *Registry {
+	r := New(false)
+	t.Cleanup(r.Close)
+	return r
+}
 
-// StartTLS serves HTTPS; CertificatePEM is what a client must trust.
-func StartTLS(t testing.TB) *Registry { return start(t, true) }
+// StartTLS serves HTTPS until the test ends; CertificatePEM is what a client must trust.
+func StartTLS(t testing.TB) *Registry {
+	r := New(true)
+	t.Cleanup(r.Close)
+	return r
+}
 
-func start(t testing.TB, tls bool) *Registry {
+// New serves until Close.
+func New(tls bool) *Registry {
 	r := &Registry{docs: map[string]*ociimage.Document{}, blobs: map[string][]byte{},
 		counts: map[string]int{}, tokens: map[string]bool{}}
 	if tls {
@@ -60,10 +69,6 @@ func start(t testing.TB, tls bool) *Registry {
 	} else {
 		r.server = httptest.NewServer(r)
 	}
-	t.Cleanup(func() {
-		r.server.CloseClientConnections()
-		r.server.Close()
-	})
 	return r
 }
 
@@ -78,8 +83,11 @@ func (r *Registry) CertificatePEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: r.server.Certificate().Raw})
 }
 
-// Close ends it before the test ends: the registry is down.
-func (r *Registry) Close() { r.server.Close() }
+// Close ends it, before the test ends if the test is about a registry that is down. May be repeated.
+func (r *Registry) Close() {
+	r.server.CloseClientConnections()
+	r.server.Close()
+}
 
 // Add serves a document under a tag and its digest, and returns the full reference by tag.
 func (r *Registry) Add(repository, tag string, d *ociimage.Document) string {
