@@ -30,7 +30,8 @@ struct OverlayRootfs {
 struct CgroupWrite {
   std::string file;
   std::string value;
-  bool ignore_missing = false;
+  // Failures that do not matter: bits of cgroup::WriteFlags (runtime/cgroup/resources.h).
+  uint32_t flags = 0;
 };
 
 // The container's own group in one hierarchy.

@@ -54,7 +54,8 @@ enum class Code : uint16_t {
   // [b: directory out] (s: absolute directory) x: mode. Makes the directory and missing parents; a
   // leaf that exists already is EEXIST unless kMayExist. Undo removes what it made.
   kMakeCgroup = 1,
-  // [a: directory] (s: file, t: value): one write to an existing file. Flags kIgnoreMissing.
+  // [a: directory] (s: file, t: value): one write to an existing file. x: failures that do not
+  // matter, as cgroup::WriteFlags.
   kWriteFile,
   // [a: directory, b: out] (s: file): opens it for writing.
   kOpenForWrite,
@@ -63,9 +64,8 @@ enum class Code : uint16_t {
   // [b: out, c: user namespace or -1] (s: lower directories, topmost first, t: upper, u: work).
   // Flags kVolatile. Makes an overlay mount, detached; upper and work are made if missing.
   kMakeOverlay,
-  // Opens what kMountOverlay needs where lowerdir+ is missing: [b: first of the layer slots, c:
-  // slot of upper's and work's parent] (s, t, u as above).
-  kOpenOverlayLayers,
+  // (s: absolute directory) x: mode. Makes it if it is missing; its parent exists.
+  kMakeHostDirectory,
   // [a: mount, b: out]: clones a detached mount, for rootfs_clone_fd().
   kCloneMount,
   // [b: out, c: user namespace for idmap or -1] (s: host path) x: attributes to set, y: to clear,
@@ -87,20 +87,24 @@ enum class Code : uint16_t {
   kJoinNamespaces,
   kNewNamespaces,  // x: CLONE_NEW* flags, by unshare
   kBecomeRoot,     // ids 0 of the user namespace just entered
+  // x: CLONE_NEW* flags. The process is born again, owned by the user namespace that it has
+  // entered: the new one goes on as the creator's child, this one ends.
+  kCloneAgain,
   kLoopbackUp,
   kPrivateMounts,  // everything in the (own) mount namespace becomes private
-  // [a: first layer slot, b: out, c: slot of upper's and work's parent] x: layers. kVolatile. The
-  // overlay for kernels without lowerdir+: mount(2) with short relative names. Hands a clone to the
-  // creator.
+  // [a: slot of the topmost layer's mount, further down in the slots that follow; b: out; c: slot
+  // of the mount that holds upper and work] (s: name of upper there, t: name of work) x: layers.
+  // kVolatile. The overlay for kernels without lowerdir+: mount(2) with short relative names.
   kMountOverlay,
+  kHandRootfs,    // hands a clone of the attached rootfs to the creator
   kAttachRootfs,  // [a: mount]: on top of the namespace's root; everything below resolves in it
   // [b: out] (s: type, t: list of options "key=value" or "flag", u: source) x: MOUNT_ATTR_*.
   kNewMount,
   // [b: out] (s: path in the current mount namespace) x, y, z, w and flags as kOpenBind.
   kCloneTree,
-  // [a: mount] (s: target in the rootfs). Flags: kDirectory or kFile (what to make where nothing
-  // is), kNoSymlinks, kInheritMode (tmpfs takes the mode of what it covers), kOnProc (may lie in
-  // /proc), kKeepSlot (the mount is used again).
+  // [a: mount, b: directory instead of the rootfs] (s: target beneath it). Flags: kDirectory or
+  // kFile (what to make where nothing is), kNoSymlinks, kInheritMode (tmpfs takes the mode of what
+  // it covers), kOnProc (may lie in /proc), kKeepSlot (the mount is used again).
   kAttachMount,
   kSetAttributes,  // [a: mount] x: set, y: clear. kRecursive.
   // [a: base directory or -1 = rootfs] (s: path) x: mode with type, y: device number, z: uid,
@@ -124,8 +128,9 @@ enum class Code : uint16_t {
   kRootPropagation,  // x: MS_SHARED, MS_UNBINDABLE, ...
   kKeyring,          // (s: name): a session keyring
   kNewSession,       // setsid; the console, if any, becomes the controlling terminal
-  kRlimit,           // x: resource, y: soft, z: hard
-  kStdio,            // [a: stdin, b: stdout, c: stderr]: become 0, 1 and 2
+  kRlimit,           // x: resource, y: soft, z: hard. kRaiseOnly: only a hard limit that is too low
+  // [a: stdin, b: stdout, c: stderr]: become 0, 1 and 2; pipes then belong to x, -1 = leave them.
+  kStdio,
   kChangeDirectory,  // (s): made if missing (flag kDirectory). EACCES is left to kCheckDirectory.
   kUmask,            // x
   kBounding,         // x: set
@@ -152,7 +157,9 @@ enum Flag : uint16_t {
   kInheritMode = 512,
   kOnProc = 1024,
   kKeepSlot = 2048,
-  kCacheTarget = 4096,
+  kRaiseOnly = 4096,
+  kExisting = 8192,         // kMakeCgroup: it must be there already, and is not undone
+  kExistingParent = 16384,  // kMakeCgroup: only the leaf is made
 };
 
 // Propagation of a bind mount, in Op::propagation: MS_PRIVATE, MS_SLAVE, MS_SHARED or
@@ -194,10 +201,8 @@ struct Header {
   uint64_t clone_flags = 0;
   int32_t clone_cgroup = -1;   // slot of the cgroup v2 directory to be born in
   int32_t pid_namespace = -1;  // slot joined by the creator around clone3
-  // The user namespace's slot when clone_flags have to be owned by it: the process is then born in
-  // two steps.
-  int32_t user_namespace = -1;
-  int32_t rootfs_clone = -1;  // slot kept for rootfs_clone_fd()
+  int32_t clones_again = 0;    // 1: there is a kCloneAgain
+  int32_t rootfs_clone = -1;   // slot kept for rootfs_clone_fd()
   // Fault injection: operation number `fault_op` (parent operations first) fails with
   // `fault_errno` instead of being executed. -1: none.
   int32_t fault_op = -1;

@@ -121,7 +121,7 @@ class Launch {
   struct Mapping;  // the plan, the shared page and everything prepared for the child
   Launch();
 
-  absl::Status RunParent(uint32_t from);
+  absl::Status TakeSecond();
   absl::Status FailAt(uint32_t op, int error);
   void CloseSlots();
 

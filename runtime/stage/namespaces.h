@@ -5,12 +5,10 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "runtime/stage/pod_paths.h"
 #include "runtime/sys/unique_fd.h"
 
 namespace davit::runtime::stage {
-
-// Where the pod's /dev/shm is mounted inside the pod's mount namespace.
-inline constexpr char kPodShmPath[] = "/shm";
 
 struct PodNamespaceOptions {
   uint64_t shm_size = 64 * 1024 * 1024;  // bytes

@@ -1,0 +1,154 @@
+#include <errno.h>
+#include <linux/bpf.h>
+#include <sched.h>
+#include <string.h>
+
+#include "runtime/stage/stage.h"
+#include "runtime/sys/syscalls.h"
+
+namespace davit::runtime::stage {
+
+using plan::Op;
+namespace raw = sys::raw;
+
+namespace {
+
+// Bits of cgroup::WriteFlags, which a plan carries in Op::x.
+constexpr uint64_t kIgnoreMissing = 1;
+constexpr uint64_t kIgnoreInvalid = 2;
+constexpr uint64_t kIgnoreUnsupported = 4;
+constexpr uint64_t kIgnoreBusy = 8;
+
+bool Ignored(uint64_t flags, int error) {
+  switch (error) {
+    case ENOENT:
+      return (flags & kIgnoreMissing) != 0;
+    case EINVAL:
+      return (flags & kIgnoreInvalid) != 0;
+    case EOPNOTSUPP:
+    case EPERM:
+    case EACCES:
+      return (flags & kIgnoreUnsupported) != 0;
+    case EBUSY:
+      return (flags & kIgnoreBusy) != 0;
+    default:
+      return false;
+  }
+}
+
+int Mkdir(const char* path, mode_t mode) {
+  return static_cast<int>(raw::Call(SYS_mkdirat, AT_FDCWD, path, mode));
+}
+
+// Makes the leaf, and missing parents; counts what it made.
+int MakeGroup(Stage& stage, const char* path, mode_t mode, bool parents, uint16_t* made) {
+  int result = Mkdir(path, mode);
+  if (result == 0) *made = 1;
+  if (result != -ENOENT || !parents) return result;
+  const size_t length = strlen(path);
+  if (length >= kPathBuffer) return -ENAMETOOLONG;
+  memcpy(stage.buffer, path, length + 1);
+  for (size_t i = 1; i < length; ++i) {
+    if (stage.buffer[i] != '/') continue;
+    stage.buffer[i] = '\0';
+    result = Mkdir(stage.buffer, mode);
+    stage.buffer[i] = '/';
+    if (result == 0) ++*made;
+    if (result < 0 && result != -EEXIST) return result;
+  }
+  result = Mkdir(path, mode);
+  if (result == 0) ++*made;
+  return result;
+}
+
+}  // namespace
+
+int MakeCgroup(Stage& stage, const Op& op) {
+  const char* path = stage.String(op.s);
+  Trace& trace = stage.traces[stage.shared->current_op];
+  if ((op.flags & plan::kExisting) == 0) {
+    const int result = MakeGroup(stage, path, static_cast<mode_t>(op.x),
+                                 (op.flags & plan::kExistingParent) == 0, &trace.made);
+    if (result < 0 && !(result == -EEXIST && (op.flags & plan::kMayExist) != 0)) {
+      // Parents made on the way to a failure are taken back at once: the operation is not done.
+      if (trace.made != 0) UndoCgroup(stage, op, trace);
+      return result;
+    }
+  }
+  const int fd = raw::OpenAt(AT_FDCWD, path, O_RDONLY | O_DIRECTORY);
+  if (fd < 0) return fd;
+  stage.fds[op.b] = fd;
+  return 0;
+}
+
+int UndoCgroup(Stage& stage, const Op& op, const Trace& trace) {
+  if (trace.made == 0) return 0;
+  const char* path = stage.String(op.s);
+  const size_t length = strlen(path);
+  if (length >= kPathBuffer) return -ENAMETOOLONG;
+  memcpy(stage.buffer, path, length + 1);
+  int result = 0;
+  for (uint16_t i = 0; i < trace.made; ++i) {
+    // A task that has been reaped may still be on its way out of a v1 group.
+    for (int attempt = 0; attempt < 32; ++attempt) {
+      result = static_cast<int>(raw::Call(SYS_unlinkat, AT_FDCWD, stage.buffer, AT_REMOVEDIR));
+      if (result != -EBUSY) break;
+      raw::Call(SYS_sched_yield);
+    }
+    if (result == -ENOENT) result = 0;
+    // Others may have moved into a parent meanwhile: it is theirs then.
+    if (result < 0) return i == 0 ? result : 0;
+    char* slash = strrchr(stage.buffer, '/');
+    if (slash == nullptr || slash == stage.buffer) break;
+    *slash = '\0';
+  }
+  return 0;
+}
+
+int WriteFile(Stage& stage, const Op& op) {
+  const int fd = raw::OpenAt(stage.Fd(op.a), stage.String(op.s), O_WRONLY | O_NOFOLLOW);
+  long result = fd;
+  if (fd >= 0) {
+    result = raw::Write(fd, stage.String(op.t), op.t.size);
+    raw::Close(fd);
+  }
+  if (result < 0 && !Ignored(op.x, static_cast<int>(-result))) return static_cast<int>(result);
+  return 0;
+}
+
+int OpenForWrite(Stage& stage, const Op& op) {
+  const int fd = raw::OpenAt(stage.Fd(op.a), stage.String(op.s), O_WRONLY | O_NOFOLLOW);
+  if (fd < 0) return fd;
+  stage.fds[op.b] = fd;
+  return 0;
+}
+
+int AttachDeviceProgram(Stage& stage, const Op& op) {
+  bpf_attr load;
+  memset(&load, 0, sizeof(load));
+  static const char kLicense[] = "Apache-2.0";
+  load.prog_type = BPF_PROG_TYPE_CGROUP_DEVICE;
+  load.insns = reinterpret_cast<uint64_t>(stage.String(op.s));
+  load.insn_cnt = op.s.size / 8;
+  load.license = reinterpret_cast<uint64_t>(kLicense);
+  const int program = static_cast<int>(raw::Call(SYS_bpf, BPF_PROG_LOAD, &load, sizeof(load)));
+  if (program < 0) return program;
+  bpf_attr attach;
+  memset(&attach, 0, sizeof(attach));
+  attach.target_fd = static_cast<uint32_t>(stage.Fd(op.a));
+  attach.attach_bpf_fd = static_cast<uint32_t>(program);
+  attach.attach_type = BPF_CGROUP_DEVICE;
+  attach.attach_flags = BPF_F_ALLOW_MULTI;
+  const int result = static_cast<int>(raw::Call(SYS_bpf, BPF_PROG_ATTACH, &attach, sizeof(attach)));
+  raw::Close(program);
+  return result;
+}
+
+int EnterCgroup(Stage& stage, const Op& op) {
+  const long result = raw::Write(stage.Fd(op.a), "0", 1);
+  if (result < 0) return static_cast<int>(result);
+  stage.Drop(op.a);
+  return 0;
+}
+
+}  // namespace davit::runtime::stage
