@@ -63,7 +63,7 @@ func twelveLayers(t *testing.T) [][]ociimage.Entry {
 		{h("t/link-across-layers", "t/twice-linked"), h("t/other/link-across", "t/a/two")},
 		{f("t/removed-then-back", "second", 0o600), f("t/d/before", "before the mark", 0o644), ociimage.Opaque("t/d")},
 		{d("t/link-becomes-dir", 0o755), f("t/link-becomes-dir/x", "x", 0o644), l("t/dir-becomes-link", "b"), f("t/dir-becomes-file", "file", 0o644)},
-		{ociimage.Whiteout("t/never/was"), ociimage.Whiteout("t/deep/er/still"), f("t/deep/er/.whatever", "not a whiteout", 0o644)},
+		{ociimage.Whiteout("t/deep/never-was"), ociimage.Whiteout("t/deep/er/still"), f("t/deep/er/.whatever", "not a whiteout", 0o644)},
 		{d("t/a", 0o711).Owned(50, 60).At(at), f("t/same-path-twice", "first", 0o644), f("t/same-path-twice", "second", 0o600)},
 		{f("t/e/last", "last", 0o644), ociimage.Whiteout("t/fifo"), d("t/deep/er/still", 0o700), f("./t/dotted/./path", "cleaned", 0o644)},
 	}

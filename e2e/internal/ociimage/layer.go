@@ -157,6 +157,9 @@ func TarStream(entries []Entry) ([]byte, error) {
 		if header.ModTime.IsZero() {
 			header.ModTime = epoch
 		}
+		if header.ModTime.Nanosecond() != 0 { // the older formats have whole seconds only
+			header.Format = tar.FormatPAX
+		}
 		if err := w.WriteHeader(&header); err != nil {
 			return nil, fmt.Errorf("tar entry %q: %w", e.Name, err)
 		}

@@ -53,15 +53,16 @@ func (t *Tree) apply(e ociimage.Entry) {
 	name := clean(e.Name)
 	dir, base := path.Split(name)
 	dir = strings.TrimSuffix(dir, "/")
-	t.parents(dir)
-	if base == ".wh..wh..opq" {
-		t.dropBelow(dir)
-		return
-	}
 	if hidden, ok := strings.CutPrefix(base, ".wh."); ok {
-		t.dropLower(path.Join(dir, hidden))
+		t.touch(dir)
+		if hidden == ".wh..opq" {
+			t.dropBelow(dir)
+		} else {
+			t.dropLower(path.Join(dir, hidden))
+		}
 		return
 	}
+	t.parents(dir)
 	if e.Typeflag == tar.TypeLink {
 		// Another name of the same inode: a change of one would be a change of both.
 		linked := *t.nodes[clean(e.Linkname)]
@@ -97,7 +98,13 @@ func (t *Tree) parents(dir string) {
 	if n == nil || n.kind != tar.TypeDir {
 		t.replace(dir)
 		t.nodes[dir] = &node{kind: tar.TypeDir, mode: 0o755, layer: t.layer, xattrs: map[string]string{}}
-	} else if n.layer < t.layer {
+	}
+	t.touch(dir)
+}
+
+// touch forgets the time of a directory that a layer writes to without stating it.
+func (t *Tree) touch(dir string) {
+	if n := t.nodes[dir]; n != nil && n.layer < t.layer {
 		n.mtime = 0
 	}
 }
