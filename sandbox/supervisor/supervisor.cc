@@ -1,0 +1,386 @@
+#include "sandbox/supervisor/supervisor.h"
+
+#include <malloc.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/plan/plan.h"
+#include "runtime/sys/errno.h"
+#include "runtime/sys/spawn.h"
+
+namespace davit::sandbox {
+namespace {
+
+using supervisor::v1::ContainerState;
+using supervisor::v1::Error;
+using supervisor::v1::FromSupervisor;
+using supervisor::v1::PodConfig;
+using supervisor::v1::Reply;
+using supervisor::v1::ToSupervisor;
+
+constexpr uint32_t kProtocolVersion = 1;
+constexpr size_t kDefaultMaxLine = 16384;
+// A Hello reply is one packet, whatever the containers have to say.
+constexpr size_t kMaxHelloMessage = 200;
+constexpr absl::Duration kTrimDelay = absl::Milliseconds(200);
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Supervisor>> Supervisor::Start(PodConfig config,
+                                                              Inheritance inheritance) {
+  std::unique_ptr<Supervisor> supervisor(new Supervisor(std::move(config)));
+  DAVIT_RETURN_IF_ERROR(supervisor->SetUp(std::move(inheritance)));
+  return supervisor;
+}
+
+absl::Status Supervisor::SetUp(Inheritance inheritance) {
+  if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0) {
+    return sys::ErrnoStatus(errno, "become a subreaper");
+  }
+  DAVIT_ASSIGN_OR_RETURN(loop_, EventLoop::Create());
+  DAVIT_ASSIGN_OR_RETURN(reaper_, ChildReaper::Create(loop_.get()));
+  // Namespaces first: the writer thread has to be a member, too.
+  DAVIT_ASSIGN_OR_RETURN(pod_, SetUpPod(config_, inheritance.init_program.get()));
+  if (pod_.init_pid != 0) {
+    DAVIT_RETURN_IF_ERROR(reaper_->Await(pod_.init_pid, pod_.init_pidfd.get(), [this](int) {
+      pod_.init_pid = 0;
+      if (std::exchange(awaiting_init_, false)) FinishShutdown();
+    }));
+  }
+  const size_t max_line = config_.log_max_line() > 0 ? config_.log_max_line() : kDefaultMaxLine;
+  DAVIT_ASSIGN_OR_RETURN(log_writer_, LogWriter::Start(max_line));
+  DAVIT_RETURN_IF_ERROR(loop_->Watch(log_writer_->completion_fd(), EPOLLIN,
+                                     [this](uint32_t) { log_writer_->RunCompletions(); }));
+  tools_ = PodTools{loop_.get(), reaper_.get(), log_writer_.get(), &pod_};
+  // Last: from here on the pod answers.
+  DAVIT_ASSIGN_OR_RETURN(
+      server_, ProtocolServer::Start(loop_.get(), this, config_.pod_dir() + "/supervisor.sock",
+                                     std::move(inheritance.connection)));
+  TrimSoon();
+  return absl::OkStatus();
+}
+
+Supervisor::~Supervisor() {
+  // What refers to the loop goes before it.
+  server_.reset();
+  execs_.clear();
+  containers_.clear();
+  if (log_writer_ != nullptr) loop_->Unwatch(log_writer_->completion_fd());
+}
+
+void Supervisor::Run() { loop_->Run(); }
+
+// ---- requests
+
+void Supervisor::OnRequest(ConnectionId connection, const ToSupervisor& request, Fds fds) {
+  const Origin origin{connection, request.request_id()};
+  switch (request.request_case()) {
+    case ToSupervisor::kHello:
+      return Hello(origin);
+    case ToSupervisor::kCreateContainer:
+      return CreateContainer(origin, request.create_container(), std::move(fds));
+    case ToSupervisor::kStartContainer:
+      return StartContainer(origin, request.start_container());
+    case ToSupervisor::kKillContainer:
+      return KillContainer(origin, request.kill_container());
+    case ToSupervisor::kRemoveContainer:
+      return RemoveContainer(origin, request.remove_container());
+    case ToSupervisor::kExec:
+      return StartExec(origin, request.exec(), std::move(fds));
+    case ToSupervisor::kReopenLog:
+      return ReopenLog(origin, request.reopen_log());
+    case ToSupervisor::kShutdown:
+      return Shutdown(origin);
+    case ToSupervisor::kCancelExec:
+      return CancelExec(origin, request.cancel_exec());
+    case ToSupervisor::REQUEST_NOT_SET:
+      break;
+  }
+  AnswerError(origin, absl::UnimplementedError("the supervisor does not know this request"));
+}
+
+// Nobody is left to take the output or to enforce a limit.
+void Supervisor::OnDisconnected(ConnectionId connection) {
+  for (auto& [id, running] : execs_) {
+    if (running.connection == connection) running.exec->Cancel();
+  }
+}
+
+void Supervisor::Hello(Origin origin) {
+  Reply reply;
+  auto* hello = reply.mutable_hello();
+  hello->set_protocol_version(kProtocolVersion);
+  hello->set_plan_version(runtime::plan::kPlanVersion);
+  hello->set_pid(getpid());
+  hello->set_sandbox_id(config_.sandbox_id());
+  hello->set_init_pid(pod_.init_pid);
+  for (const auto& [id, container] : containers_) {
+    ContainerState* state = hello->add_containers();
+    *state = container->state();
+    if (state->message().size() > kMaxHelloMessage) {
+      state->mutable_message()->resize(kMaxHelloMessage);
+    }
+  }
+  Answer(origin, std::move(reply));
+}
+
+void Supervisor::CreateContainer(Origin origin, const supervisor::v1::CreateContainer& request,
+                                 Fds fds) {
+  const std::string& id = request.container_id();
+  if (!shutdown_.empty()) {
+    return AnswerError(origin, absl::FailedPreconditionError("the pod is shutting down"));
+  }
+  if (id.empty() || request.container_dir().empty() || request.container_dir()[0] != '/') {
+    return AnswerError(origin,
+                       absl::InvalidArgumentError("create container: no id or no directory"));
+  }
+  if (Find(id) != nullptr) {
+    return AnswerError(origin, absl::AlreadyExistsError(absl::StrCat("container ", id, " exists")));
+  }
+  if (config_.shared_pid_namespace() && pod_.init_pid == 0) {
+    return AnswerError(
+        origin, absl::FailedPreconditionError("the init of the pod's PID namespace was killed"));
+  }
+  Container::Observer observer;
+  observer.exited = [this](Container* container) {
+    FromSupervisor event;
+    *event.mutable_container_exited()->mutable_state() = container->state();
+    server_->SendEvent(event);
+    TrimSoon();
+  };
+  observer.out_of_memory = [this](Container* container) {
+    FromSupervisor event;
+    event.mutable_out_of_memory()->set_container_id(container->id());
+    server_->SendEvent(event);
+  };
+  Container* container =
+      (containers_[id] = std::make_unique<Container>(tools_, id, std::move(observer))).get();
+  container->Create(request, std::move(fds), [this, origin, container](const Error* error) {
+    TrimSoon();
+    if (error != nullptr) {
+      AnswerError(origin, *error);
+      return ForgetContainer(container->id());
+    }
+    Reply reply;
+    reply.mutable_create_container()->set_pid(container->state().pid());
+    Answer(origin, std::move(reply));
+  });
+}
+
+void Supervisor::StartContainer(Origin origin, const supervisor::v1::StartContainer& request) {
+  Container* container = Find(request.container_id());
+  if (container == nullptr) {
+    return AnswerError(origin,
+                       absl::NotFoundError(absl::StrCat("no container ", request.container_id())));
+  }
+  container->Start([this, origin, container](const Error* error) {
+    if (error != nullptr) return AnswerError(origin, *error);
+    Reply reply;
+    reply.mutable_start_container()->set_started_at(container->state().started_at());
+    Answer(origin, std::move(reply));
+  });
+}
+
+void Supervisor::KillContainer(Origin origin, const supervisor::v1::KillContainer& request) {
+  Container* container = Find(request.container_id());
+  if (container == nullptr) {
+    return AnswerError(origin,
+                       absl::NotFoundError(absl::StrCat("no container ", request.container_id())));
+  }
+  if (request.signal() < 0 || request.signal() >= NSIG) {
+    return AnswerError(origin, absl::InvalidArgumentError(
+                                   absl::StrCat("signal ", request.signal(), " does not exist")));
+  }
+  const absl::Status status = container->Kill(request.signal(), request.all());
+  if (!status.ok()) return AnswerError(origin, status);
+  Answer(origin);
+}
+
+void Supervisor::RemoveContainer(Origin origin, const supervisor::v1::RemoveContainer& request) {
+  Container* container = Find(request.container_id());
+  if (container == nullptr) return Answer(origin);
+  container->Remove([this, origin, id = container->id()](const Error* error) {
+    if (error != nullptr) return AnswerError(origin, *error);
+    Answer(origin);
+    ForgetContainer(id);
+  });
+}
+
+void Supervisor::ReopenLog(Origin origin, const supervisor::v1::ReopenLog& request) {
+  Container* container = Find(request.container_id());
+  if (container == nullptr) {
+    return AnswerError(origin,
+                       absl::NotFoundError(absl::StrCat("no container ", request.container_id())));
+  }
+  container->ReopenLog(Answerer(origin));
+}
+
+// ---- exec
+
+void Supervisor::StartExec(Origin origin, const supervisor::v1::Exec& request, Fds fds) {
+  Container* container = Find(request.container_id());
+  if (container == nullptr) {
+    return AnswerError(origin,
+                       absl::NotFoundError(absl::StrCat("no container ", request.container_id())));
+  }
+  if (container->state().phase() != ContainerState::RUNNING || container->removing()) {
+    return AnswerError(origin, absl::FailedPreconditionError(absl::StrCat(
+                                   "exec in container ", container->id(), ": it is not running")));
+  }
+  const std::string exec_id = request.exec_id();
+  if (exec_id.empty() || execs_.contains(exec_id)) {
+    return AnswerError(
+        origin, absl::AlreadyExistsError(absl::StrCat("exec \"", exec_id, "\": not a new id")));
+  }
+  Exec::Observer observer;
+  observer.started = [this, origin](const Error* error, int pid, sys::UniqueFd console) {
+    if (error != nullptr) return AnswerError(origin, *error);
+    Reply reply;
+    reply.mutable_exec()->set_pid(pid);
+    Fds with_it;
+    if (console.ok()) with_it.push_back(std::move(console));
+    Answer(origin, std::move(reply), std::move(with_it));
+  };
+  observer.exited = [this, exec_id](int wait_status, bool timed_out) {
+    FromSupervisor event;
+    event.mutable_exec_exited()->set_exec_id(exec_id);
+    event.mutable_exec_exited()->set_wait_status(wait_status);
+    event.mutable_exec_exited()->set_timed_out(timed_out);
+    server_->SendEvent(event);
+  };
+  observer.finished = [this, exec_id](std::unique_ptr<Session> leftover) {
+    OnExecFinished(exec_id, std::move(leftover));
+  };
+  RunningExec& running = execs_[exec_id];
+  running.container_id = container->id();
+  running.connection = origin.connection;
+  running.exec = std::make_unique<Exec>(tools_, std::move(observer));
+  running.exec->Start(request, std::move(fds), *container);
+}
+
+void Supervisor::OnExecFinished(const std::string& exec_id, std::unique_ptr<Session> leftover) {
+  auto it = execs_.find(exec_id);
+  if (it == execs_.end()) return;
+  if (Container* container = Find(it->second.container_id); container != nullptr) {
+    container->SweepLeftovers();
+    if (leftover != nullptr) container->AdoptLeftover(std::move(leftover));
+  }
+  // It is calling us.
+  std::shared_ptr<Exec> exec(it->second.exec.release());
+  execs_.erase(it);
+  loop_->After(absl::ZeroDuration(), [exec] {});
+  TrimSoon();
+}
+
+void Supervisor::CancelExec(Origin origin, const supervisor::v1::CancelExec& request) {
+  auto it = execs_.find(request.exec_id());
+  if (it != execs_.end()) it->second.exec->Cancel();
+  Answer(origin);
+}
+
+// ---- shutdown
+
+void Supervisor::Shutdown(Origin origin) {
+  shutdown_.push_back(origin);
+  if (shutdown_.size() > 1) return;
+  shutdown_status_ = absl::OkStatus();
+  for (auto& [id, running] : execs_) running.exec->Cancel();
+  // All at once, so that they die side by side.
+  for (auto& [id, container] : containers_) container->Kill(SIGKILL, true).IgnoreError();
+  RemoveNextForShutdown();
+}
+
+void Supervisor::RemoveNextForShutdown() {
+  if (!containers_.empty() && shutdown_status_.ok()) {
+    const std::string id = containers_.begin()->first;
+    containers_.begin()->second->Remove([this, id](const Error* error) {
+      if (error != nullptr) {
+        shutdown_status_ =
+            absl::Status(static_cast<absl::StatusCode>(error->code()), error->message());
+      } else {
+        ForgetContainer(id);
+      }
+      loop_->After(absl::ZeroDuration(), [this] { RemoveNextForShutdown(); });
+    });
+    return;
+  }
+  if (shutdown_status_.ok() && pod_.init_pid != 0) {
+    // The last of its PID namespace: the kernel kills what is left there.
+    awaiting_init_ = true;
+    sys::KillPidfd(pod_.init_pidfd.get(), SIGKILL).IgnoreError();
+    return;
+  }
+  FinishShutdown();
+}
+
+void Supervisor::FinishShutdown() {
+  if (shutdown_status_.ok() && config_.new_network_namespace()) {
+    shutdown_status_ = RemoveNetnsBinding(config_.netns_path());
+  }
+  for (const Origin& origin : std::exchange(shutdown_, {})) {
+    if (shutdown_status_.ok()) {
+      Answer(origin);
+    } else {
+      AnswerError(origin, sys::Annotate(shutdown_status_, "shut the pod down"));
+    }
+  }
+  // With something left that could not be undone, it stays, to be asked again.
+  if (shutdown_status_.ok()) server_->FinishSending([this] { loop_->Stop(); });
+}
+
+// ---- helpers
+
+Container* Supervisor::Find(const std::string& id) {
+  auto it = containers_.find(id);
+  return it == containers_.end() ? nullptr : it->second.get();
+}
+
+// From within its callbacks, so it is destroyed later.
+void Supervisor::ForgetContainer(const std::string& id) {
+  auto it = containers_.find(id);
+  if (it == containers_.end()) return;
+  std::shared_ptr<Container> container(it->second.release());
+  containers_.erase(it);
+  loop_->After(absl::ZeroDuration(), [container] {});
+  TrimSoon();
+}
+
+void Supervisor::Answer(Origin origin, Reply reply, Fds fds) {
+  reply.set_request_id(origin.request_id);
+  server_->Reply(origin.connection, reply, std::move(fds));
+}
+
+void Supervisor::AnswerError(Origin origin, const Error& error) {
+  Reply reply;
+  *reply.mutable_error() = error;
+  Answer(origin, std::move(reply));
+}
+
+void Supervisor::AnswerError(Origin origin, const absl::Status& status) {
+  Error error;
+  SetError(status, &error);
+  AnswerError(origin, error);
+}
+
+Container::Done Supervisor::Answerer(Origin origin) {
+  return [this, origin](const Error* error) {
+    if (error != nullptr) return AnswerError(origin, *error);
+    Answer(origin);
+  };
+}
+
+void Supervisor::TrimSoon() {
+  if (std::exchange(trim_pending_, true)) return;
+  loop_->After(kTrimDelay, [this] {
+    trim_pending_ = false;
+    malloc_trim(0);
+  });
+}
+
+}  // namespace davit::sandbox

@@ -1,0 +1,104 @@
+#ifndef DAVIT_SANDBOX_SUPERVISOR_SUPERVISOR_H_
+#define DAVIT_SANDBOX_SUPERVISOR_SUPERVISOR_H_
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "proto/supervisor.pb.h"
+#include "runtime/sys/unique_fd.h"
+#include "sandbox/supervisor/child_reaper.h"
+#include "sandbox/supervisor/container.h"
+#include "sandbox/supervisor/event_loop.h"
+#include "sandbox/supervisor/exec.h"
+#include "sandbox/supervisor/log_writer.h"
+#include "sandbox/supervisor/pod_setup.h"
+#include "sandbox/supervisor/protocol_server.h"
+
+namespace davit::sandbox {
+
+// A pod's supervisor: everything that runs in one pod, from the set-up of its namespaces to the
+// Shutdown request. It outlives its daemon: without a connection it goes on, and the next Hello
+// tells what happened. Belongs to one thread.
+class Supervisor final : private ProtocolServer::Handler {
+ public:
+  struct Inheritance {
+    sys::UniqueFd connection;    // the first one; may be absent
+    sys::UniqueFd init_program;  // davit-init
+  };
+
+  // Makes this process a pod's supervisor. The process has one thread, and all signals are blocked.
+  static absl::StatusOr<std::unique_ptr<Supervisor>> Start(supervisor::v1::PodConfig config,
+                                                           Inheritance inheritance);
+  ~Supervisor() override;
+
+  // Until a Shutdown request has been carried out and answered.
+  void Run();
+
+ private:
+  using ConnectionId = ProtocolServer::ConnectionId;
+  using Fds = std::vector<sys::UniqueFd>;
+  // Where the answer to one request goes.
+  struct Origin {
+    ConnectionId connection;
+    uint64_t request_id;
+  };
+  struct RunningExec {
+    std::unique_ptr<Exec> exec;
+    std::string container_id;
+    ConnectionId connection;
+  };
+
+  explicit Supervisor(supervisor::v1::PodConfig config) : config_(std::move(config)) {}
+  absl::Status SetUp(Inheritance inheritance);
+
+  // ProtocolServer::Handler
+  void OnRequest(ConnectionId connection, const supervisor::v1::ToSupervisor& request,
+                 Fds fds) override;
+  void OnDisconnected(ConnectionId connection) override;
+
+  void Hello(Origin origin);
+  void CreateContainer(Origin origin, const supervisor::v1::CreateContainer& request, Fds fds);
+  void StartContainer(Origin origin, const supervisor::v1::StartContainer& request);
+  void KillContainer(Origin origin, const supervisor::v1::KillContainer& request);
+  void RemoveContainer(Origin origin, const supervisor::v1::RemoveContainer& request);
+  void ReopenLog(Origin origin, const supervisor::v1::ReopenLog& request);
+  void StartExec(Origin origin, const supervisor::v1::Exec& request, Fds fds);
+  void CancelExec(Origin origin, const supervisor::v1::CancelExec& request);
+  void Shutdown(Origin origin);
+  void RemoveNextForShutdown();
+  void FinishShutdown();
+
+  Container* Find(const std::string& id);
+  void ForgetContainer(const std::string& id);
+  void OnExecFinished(const std::string& exec_id, std::unique_ptr<Session> leftover);
+
+  void Answer(Origin origin, supervisor::v1::Reply reply = {}, Fds fds = {});
+  void AnswerError(Origin origin, const supervisor::v1::Error& error);
+  void AnswerError(Origin origin, const absl::Status& status);
+  // A callback that answers with success or the error.
+  Container::Done Answerer(Origin origin);
+  // Gives memory back once the work at hand is done.
+  void TrimSoon();
+
+  const supervisor::v1::PodConfig config_;
+  std::unique_ptr<EventLoop> loop_;
+  std::unique_ptr<ChildReaper> reaper_;
+  std::unique_ptr<LogWriter> log_writer_;
+  PodContext pod_;
+  PodTools tools_;
+  std::map<std::string, std::unique_ptr<Container>> containers_;
+  std::map<std::string, RunningExec> execs_;
+  std::unique_ptr<ProtocolServer> server_;
+  std::vector<Origin> shutdown_;  // who asked for it
+  absl::Status shutdown_status_;
+  bool awaiting_init_ = false;
+  bool trim_pending_ = false;
+};
+
+}  // namespace davit::sandbox
+
+#endif  // DAVIT_SANDBOX_SUPERVISOR_SUPERVISOR_H_
