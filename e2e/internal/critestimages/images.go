@@ -65,7 +65,7 @@ func images(base ociimage.Layer, helper []byte) []named {
 	return []named{
 		{"e2e-test-images/busybox", []string{"1.29-2"}, with(shell,
 			// Debian's busybox leaves these out.
-			program("usr/bin/pgrep", 0o755), ociimage.HardLink("usr/bin/ipcs", "usr/bin/pgrep"))},
+			program("usr/bin/pgrep", 0o755), ociimage.HardLink("usr/bin/ipcs", "usr/bin/pgrep", 0o755))},
 		// A web server whose process calls itself "nginx: master process" and has a pid file.
 		{"e2e-test-images/nginx", []string{"1.14-2"}, with(ociimage.Config{Cmd: []string{"/usr/bin/nginx"}}, program("usr/bin/nginx", 0o755))},
 		// A web server that logs "httpd".

@@ -106,7 +106,7 @@ nogroup:x:65534:
 	}
 	for _, name := range names {
 		if name != "busybox" {
-			entries = append(entries, HardLink("bin/"+name, "bin/busybox"))
+			entries = append(entries, HardLink("bin/"+name, "bin/busybox", 0o755))
 		}
 	}
 	return entries, nil

@@ -38,8 +38,10 @@ func Symlink(path, target string) Entry {
 	return Entry{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: path, Linkname: target, Mode: 0o777}}
 }
 
-func HardLink(path, target string) Entry {
-	return Entry{Header: tar.Header{Typeflag: tar.TypeLink, Name: path, Linkname: target, Mode: 0o644}}
+// HardLink is another name of a file. As tar writers do, it repeats the file's mode (and its owner, by
+// Owned): some readers set them again.
+func HardLink(path, target string, mode int64) Entry {
+	return Entry{Header: tar.Header{Typeflag: tar.TypeLink, Name: path, Linkname: target, Mode: mode}}
 }
 
 func Fifo(path string, mode int64) Entry {
