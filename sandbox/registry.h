@@ -139,6 +139,7 @@ class Pod {
     NameTable::Reservation name;
     bool owns_cgroup = false;  // the pod's group is ours, to be removed
     std::string supervisor_leaf;
+    std::string boot_id;  // of the machine's run in which it was made
   };
 
   Pod(Fixed fixed, PodPhase phase, PodView view);

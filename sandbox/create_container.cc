@@ -1,0 +1,231 @@
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "runtime/plan/compile.h"
+#include "runtime/spec/serialize.h"
+#include "runtime/sys/errno.h"
+#include "runtime/sys/file.h"
+#include "runtime/sys/spawn.h"
+#include "sandbox/exec_template.h"
+#include "sandbox/manager_impl.h"
+#include "sandbox/record_conversion.h"
+#include "sandbox/records.h"
+
+namespace davit::sandbox {
+namespace {
+
+// The supervisor's own limit, which names the path that hangs; ours only guards against a
+// supervisor that does not answer at all.
+constexpr absl::Duration kCreateTimeout = absl::Seconds(120);
+constexpr absl::Duration kAnswerSlack = absl::Seconds(5);
+constexpr absl::Duration kRemoveTimeout = absl::Seconds(20);
+
+// The end of an asynchronous call that this thread waits for.
+struct Pending {
+  absl::Notification done;
+  std::optional<absl::StatusOr<SupervisorClient::Answer>> answer;
+};
+
+}  // namespace
+
+// A container on its way; what it holds goes with it unless the container is published.
+struct ManagerImpl::ContainerMaking {
+  ContainerSpec spec;
+  std::string id;
+  PodPtr pod;
+  OperationGate::Pass pod_pass;
+  ContainerPtr container;
+  OperationGate::Pass container_pass;
+  ContainerNamespaces namespaces;
+  std::shared_ptr<const runtime::seccomp::CachedProgram> seccomp;
+  sys::UniqueFd plan;
+  std::shared_ptr<Pending> reply;
+  Undo undo;  // last: its steps run first, under the gates
+};
+
+absl::StatusOr<std::string> ManagerImpl::CreateContainer(ContainerSpec spec) {
+  ContainerMaking making;
+  making.spec = std::move(spec);
+  DAVIT_RETURN_IF_ERROR(PrepareContainer(&making));
+  DAVIT_RETURN_IF_ERROR(CompileContainer(&making));
+  DAVIT_RETURN_IF_ERROR(SendCreate(&making));
+  // Written while the supervisor works. A daemon killed in between finds a container without a
+  // record at its next start, and removes it.
+  const absl::Status written = WriteBundle(&making);
+  making.reply->done.WaitForNotification();
+  if (!making.reply->answer->ok()) {
+    return sys::Annotate(making.reply->answer->status(),
+                         absl::StrCat("create container ", making.id));
+  }
+  DAVIT_RETURN_IF_ERROR(written);
+  const int32_t pid = (*making.reply->answer)->reply.create_container().pid();
+  if (auto pidfd = sys::PidfdOpen(pid); pidfd.ok()) making.container->set_pidfd(*std::move(pidfd));
+  DAVIT_RETURN_IF_ERROR(making.container->Change(ContainerPhase::kCreated,
+                                                 [pid](ContainerView* view) { view->pid = pid; }));
+  registry_.Add(making.container);
+  making.undo.Dismiss();
+  return making.id;
+}
+
+absl::Status ManagerImpl::PrepareContainer(ContainerMaking* making) {
+  if (shutting_down_) return absl::UnavailableError("davitd is shutting down");
+  if (making->spec.name_key.empty()) {
+    return absl::InvalidArgumentError("create container: it has no name");
+  }
+  if (!making->spec.spec.process.has_value()) {
+    return absl::InvalidArgumentError("create container: it has no process to run");
+  }
+  DAVIT_ASSIGN_OR_RETURN(making->pod, registry_.FindPod(making->spec.pod_id));
+  making->pod_pass = making->pod->gate().EnterBlocking(OperationGate::Mode::kShared);
+  if (making->pod->phase() != PodPhase::kReady) {
+    return absl::FailedPreconditionError(absl::StrCat("create container: pod ", making->pod->id(),
+                                                      " is ", PhaseName(making->pod->phase())));
+  }
+  DAVIT_ASSIGN_OR_RETURN(const int32_t target_pid, TargetPid(*making->pod, making->spec));
+  making->namespaces = {making->spec.pid, target_pid};
+  making->id = NewId();
+
+  Container::Fixed fixed;
+  fixed.id = making->id;
+  fixed.pod = making->pod;
+  DAVIT_ASSIGN_OR_RETURN(fixed.name,
+                         registry_.container_names().Reserve(making->spec.name_key, making->id));
+  DAVIT_ASSIGN_OR_RETURN(fixed.pin, images_->PinLayers(making->spec.image_id));
+  fixed.directory = absl::StrCat(making->pod->fixed().directory, "/containers/", making->id);
+  fixed.layer_directory = layers_->DirectoryOf(making->id);
+
+  ContainerView view;
+  view.id = making->id;
+  view.pod_id = making->pod->id();
+  view.image_id = making->spec.image_id;
+  view.created_at = NowNanos();
+  view.log_path = making->spec.log_path;
+  view.bundle_dir = fixed.directory;
+  view.cgroup_path = absl::StrCat(making->pod->view()->cgroup_path, "/", making->id);
+  view.upper_dir = absl::StrCat(fixed.layer_directory, "/upper");
+  view.stop_signal = making->spec.stop_signal;
+  view.metadata = making->spec.metadata;
+  const std::string directory = fixed.directory;
+  making->container =
+      std::make_shared<Container>(std::move(fixed), ContainerPhase::kCreating, std::move(view));
+  making->container_pass = making->container->gate().EnterBlocking(OperationGate::Mode::kExclusive);
+
+  if (mkdir(directory.c_str(), 0711) != 0) {
+    return sys::ErrnoStatus(errno, absl::StrCat("make bundle ", directory));
+  }
+  making->undo.Add([directory] { sys::RemoveTreeAt(AT_FDCWD, directory).IgnoreError(); });
+  making->undo.Add([this, id = making->id] {
+    const absl::Status removed = layers_->Remove(id);
+    if (!removed.ok()) Report(Severity::kError, std::string(removed.message()));
+  });
+  return layers_->Make(making->id);
+}
+
+absl::StatusOr<int32_t> ManagerImpl::TargetPid(const Pod& pod, const ContainerSpec& spec) const {
+  if (spec.pid != NamespaceMode::kTarget) return 0;
+  const ContainerPtr target = pod.FindContainer(spec.pid_target);
+  if (target == nullptr) {
+    return absl::NotFoundError(absl::StrCat("create container: target container \"",
+                                            spec.pid_target, "\" does not exist in the pod"));
+  }
+  if (target->phase() != ContainerPhase::kRunning) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "create container: target container ", target->id(), " is ", PhaseName(target->phase())));
+  }
+  return target->view()->pid;
+}
+
+absl::Status ManagerImpl::CompileContainer(ContainerMaking* making) {
+  runtime::spec::Spec& spec = making->spec.spec;
+  const PodTraits pod = TraitsOf(*making->pod);
+  const Container::Fixed& fixed = making->container->fixed();
+  CompleteSpec(pod, making->namespaces, making->container->view()->cgroup_path, &spec);
+  DAVIT_ASSIGN_OR_RETURN(auto inputs, MakeCreateInputs(node_, pod, making->namespaces, making->id,
+                                                       fixed.directory, spec));
+  inputs.overlay.emplace();
+  inputs.overlay->lower_dirs = fixed.pin->lower_dirs();
+  inputs.overlay->upper_dir = absl::StrCat(fixed.layer_directory, "/upper");
+  inputs.overlay->work_dir = absl::StrCat(fixed.layer_directory, "/work");
+  if (spec.linux_.seccomp.has_value()) {
+    DAVIT_ASSIGN_OR_RETURN(making->seccomp, seccomp_.Get(*spec.linux_.seccomp));
+    inputs.has_seccomp = true;
+    inputs.seccomp_flags = making->seccomp->flags;
+  }
+  auto plan = runtime::plan::CompileCreate(spec, inputs);
+  if (!plan.ok()) return sys::Annotate(plan.status(), "create container");
+  DAVIT_ASSIGN_OR_RETURN(making->plan, sys::SealedMemfd("davit-plan", plan->blob));
+  auto exec = std::make_shared<ExecTemplate>();
+  exec->process = *spec.process;
+  exec->seccomp = making->seccomp;
+  making->container->set_exec_template(std::move(exec));
+  return absl::OkStatus();
+}
+
+absl::Status ManagerImpl::SendCreate(ContainerMaking* making) {
+  const auto client = making->pod->client();
+  if (client == nullptr) {
+    return absl::UnavailableError(absl::StrCat("create container: the supervisor of pod ",
+                                               making->pod->id(), " cannot be reached"));
+  }
+  supervisor::v1::ToSupervisor request;
+  supervisor::v1::CreateContainer* create = request.mutable_create_container();
+  create->set_container_id(making->id);
+  create->set_container_dir(making->container->fixed().directory);
+  create->set_has_seccomp(making->seccomp != nullptr);
+  create->set_log_path(making->spec.log_path);
+  create->set_stdin(making->spec.stdin);
+  create->set_stdin_once(making->spec.stdin_once);
+  create->set_tty(making->spec.tty);
+  create->set_timeout_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(kCreateTimeout)));
+  if (making->spec.pid == NamespaceMode::kTarget) create->set_pid_target(making->spec.pid_target);
+  std::vector<int> fds = {making->plan.get()};
+  if (making->seccomp != nullptr) fds.push_back(making->seccomp->memfd.get());
+
+  // In the pod from now on, so that a StopPod finds and kills it.
+  making->pod->AddContainer(making->container);
+  making->undo.Add([pod = making->pod, container = making->container] {
+    pod->RemoveContainer(container->id());
+    container->Change(ContainerPhase::kGone, [](ContainerView*) {}).IgnoreError();
+  });
+  making->undo.Add([this, client, id = making->id, group = making->container->view()->cgroup_path] {
+    supervisor::v1::ToSupervisor remove;
+    remove.mutable_remove_container()->set_container_id(id);
+    const absl::Status removed =
+        client->CallAndWait(std::move(remove), {}, kRemoveTimeout).status();
+    if (removed.ok()) return;
+    // A supervisor that is gone is cleared up after by its loss; but this group is known to nobody
+    // else.
+    groups_->KillAll(group, absl::Now() + kRemoveTimeout).IgnoreError();
+    groups_->Remove(group, absl::Now() + kRemoveTimeout).IgnoreError();
+  });
+  making->reply = std::make_shared<Pending>();
+  client->Call(std::move(request), fds, kCreateTimeout + kAnswerSlack,
+               [reply = making->reply](absl::StatusOr<SupervisorClient::Answer> answer) {
+                 reply->answer.emplace(std::move(answer));
+                 reply->done.Notify();
+               });
+  return absl::OkStatus();
+}
+
+absl::Status ManagerImpl::WriteBundle(ContainerMaking* making) {
+  const Container::Fixed& fixed = making->container->fixed();
+  DAVIT_ASSIGN_OR_RETURN(sys::UniqueFd directory, sys::OpenDirAt(AT_FDCWD, fixed.directory));
+  // Environment variables hold secrets: root only.
+  DAVIT_RETURN_IF_ERROR(sys::WriteFileAtomic(directory.get(), "config.json",
+                                             runtime::spec::SerializeSpec(making->spec.spec), 0600,
+                                             sys::Durability::kProcess));
+  state::v1::ContainerRecord record;
+  record.set_format_version(kRecordVersion);
+  record.set_boot_id(boot_id_);
+  ToRecord(*making->container->view(), making->spec, &record);
+  for (const std::string& lower : fixed.pin->lower_dirs()) record.add_lower_dirs(lower);
+  return WriteContainerRecord(fixed.directory, record);
+}
+
+}  // namespace davit::sandbox

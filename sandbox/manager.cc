@@ -1,0 +1,149 @@
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "runtime/sys/capability.h"
+#include "runtime/sys/errno.h"
+#include "runtime/sys/file.h"
+#include "sandbox/lock.h"
+#include "sandbox/manager_impl.h"
+#include "sandbox/records.h"
+
+namespace davit::sandbox {
+
+absl::StatusOr<std::unique_ptr<Manager>> Manager::Open(ManagerOptions options, MetadataCodec codec,
+                                                       images::ImageService* images) {
+  auto manager = std::make_unique<ManagerImpl>(std::move(options), std::move(codec), images);
+  DAVIT_RETURN_IF_ERROR(manager->Start());
+  return manager;
+}
+
+ManagerImpl::ManagerImpl(ManagerOptions options, MetadataCodec codec, images::ImageService* images)
+    : options_(std::move(options)), codec_(std::move(codec)), images_(images) {}
+
+ManagerImpl::~ManagerImpl() { Shutdown(); }
+
+absl::Status ManagerImpl::Start() {
+  DAVIT_RETURN_IF_ERROR(OpenParts());
+  DAVIT_RETURN_IF_ERROR(Recover());
+  images_->StartGarbageCollection();
+  ScheduleNetworkRetry(absl::ZeroDuration());
+  return absl::OkStatus();
+}
+
+absl::Status ManagerImpl::OpenParts() {
+  // Nobody but root has business with specs, environment variables and logs of pods.
+  DAVIT_RETURN_IF_ERROR(sys::MakeDirs(options_.state, 0711));
+  DAVIT_RETURN_IF_ERROR(sys::MakeDirs(options_.root, 0711));
+  DAVIT_ASSIGN_OR_RETURN(lock_, LockDirectory(options_.state));
+  DAVIT_RETURN_IF_ERROR(sys::MakeDirs(PodsDirectory(), 0711));
+  DAVIT_ASSIGN_OR_RETURN(boot_id_, ReadBootId());
+
+  node_.features = options_.features.has_value() ? *options_.features : sys::ProbeKernel();
+  DAVIT_ASSIGN_OR_RETURN(node_.layout, runtime::cgroup::DetectLayout());
+  DAVIT_ASSIGN_OR_RETURN(node_.limits, ReadProcessLimits());
+  node_.state_directory = options_.state;
+  node_.refuse_missing_host_paths = options_.refuse_missing_host_paths;
+  DAVIT_ASSIGN_OR_RETURN(const int last_capability, sys::LastCapability());
+  for (const std::string& sentence :
+       DescribeLimits(node_.limits, sys::CapabilityBit(last_capability + 1) - 1)) {
+    Report(Severity::kWarning, sentence);
+  }
+
+  DAVIT_ASSIGN_OR_RETURN(
+      groups_, runtime::cgroup::Groups::Create(runtime::cgroup::Driver::kCgroupfs, node_.layout));
+  DAVIT_ASSIGN_OR_RETURN(launcher_, SupervisorLauncher::Create(options_.supervisor, options_.init));
+  cni::NetworkOptions network;
+  network.conf_dir = options_.cni_conf_dir;
+  network.bin_dirs = options_.cni_bin_dirs;
+  network.state_dir = absl::StrCat(options_.root, "/cni");
+  network.plugin_timeout = options_.cni_timeout;
+  DAVIT_ASSIGN_OR_RETURN(network_, cni::Network::Open(std::move(network)));
+  DAVIT_ASSIGN_OR_RETURN(layers_, WritableLayers::Open(options_.root));
+  DAVIT_ASSIGN_OR_RETURN(loop_, IoLoop::Start());
+  return absl::OkStatus();
+}
+
+void ManagerImpl::Shutdown() {
+  if (shutting_down_.exchange(true)) return;
+  if (loop_ == nullptr) return;
+  // In this order: flows that wait for a supervisor or an exit get an error and end; then the
+  // workers, which run them, can be waited for; the loop goes last, since both need it.
+  const absl::Status ending = absl::UnavailableError("davitd is shutting down");
+  for (const PodPtr& pod : registry_.Pods()) {
+    for (const ContainerPtr& container : pod->containers()) container->Abandon(ending);
+    if (const auto client = pod->client(); client != nullptr) client->Close();
+  }
+  workers_.Stop();
+  loop_->Stop();
+  registry_.Clear();
+}
+
+void ManagerImpl::Report(Severity severity, const std::string& message) const {
+  if (options_.report) options_.report(severity, message);
+}
+
+std::string ManagerImpl::PodsDirectory() const { return absl::StrCat(options_.state, "/pods"); }
+
+PodTraits ManagerImpl::TraitsOf(const Pod& pod) const {
+  const Pod::View view = pod.view();
+  PodTraits traits;
+  traits.network = view->spec.network;
+  traits.ipc = view->spec.ipc;
+  traits.pid = view->spec.pid;
+  traits.netns_path = view->netns_path;
+  traits.supervisor_pid = view->pid;
+  traits.init_pid = pod.init_pid();
+  return traits;
+}
+
+absl::StatusOr<std::shared_ptr<const PodView>> ManagerImpl::FindPod(absl::string_view id) const {
+  DAVIT_ASSIGN_OR_RETURN(const PodPtr pod, registry_.FindPod(id));
+  return pod->view();
+}
+
+absl::StatusOr<std::shared_ptr<const ContainerView>> ManagerImpl::FindContainer(
+    absl::string_view id) const {
+  DAVIT_ASSIGN_OR_RETURN(const ContainerPtr container, registry_.FindContainer(id));
+  return container->view();
+}
+
+std::vector<std::shared_ptr<const PodView>> ManagerImpl::ListPods() const {
+  std::vector<std::shared_ptr<const PodView>> views;
+  for (const PodPtr& pod : registry_.Pods()) views.push_back(pod->view());
+  return views;
+}
+
+std::vector<std::shared_ptr<const ContainerView>> ManagerImpl::ListContainers() const {
+  std::vector<std::shared_ptr<const ContainerView>> views;
+  for (const ContainerPtr& container : registry_.Containers()) views.push_back(container->view());
+  return views;
+}
+
+NetworkStatus ManagerImpl::Network() const { return network_->Status(); }
+
+std::string ManagerImpl::CniConfigJson() const { return network_->ConfigJson(); }
+
+absl::Status ManagerImpl::ReopenLog(const std::string& id) {
+  DAVIT_ASSIGN_OR_RETURN(const ContainerPtr container, registry_.FindContainer(id));
+  if (container->phase() != ContainerPhase::kRunning) {
+    return absl::FailedPreconditionError(absl::StrCat("reopen the log of container ", id,
+                                                      ": it is ", PhaseName(container->phase())));
+  }
+  const auto client = container->fixed().pod->client();
+  if (client == nullptr) {
+    return absl::UnavailableError(
+        absl::StrCat("reopen the log of container ", id, ": its supervisor cannot be reached"));
+  }
+  supervisor::v1::ToSupervisor request;
+  request.mutable_reopen_log()->set_container_id(container->id());
+  return sys::Annotate(client->CallAndWait(std::move(request), {}, absl::Seconds(30)).status(),
+                       absl::StrCat("reopen the log of container ", id));
+}
+
+int64_t NowNanos() { return absl::GetCurrentTimeNanos(); }
+
+}  // namespace davit::sandbox

@@ -1,0 +1,187 @@
+#ifndef DAVIT_SANDBOX_MANAGER_IMPL_H_
+#define DAVIT_SANDBOX_MANAGER_IMPL_H_
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "proto/state.pb.h"
+#include "proto/supervisor.pb.h"
+#include "runtime/cgroup/group.h"
+#include "runtime/seccomp/cache.h"
+#include "runtime/sys/mutex.h"
+#include "runtime/sys/unique_fd.h"
+#include "sandbox/cni/network.h"
+#include "sandbox/container_plan.h"
+#include "sandbox/io_loop.h"
+#include "sandbox/manager.h"
+#include "sandbox/registry.h"
+#include "sandbox/supervisor_client.h"
+#include "sandbox/supervisor_process.h"
+#include "sandbox/undo.h"
+#include "sandbox/workers.h"
+#include "sandbox/writable_layers.h"
+
+namespace davit::sandbox {
+
+// The Manager. Its flows are in files of their own: run_pod.cc, stop_pod.cc, create_container.cc,
+// start_container.cc, stop_container.cc, exec_sync.cc, update_resources.cc, supervisor_loss.cc and
+// recover.cc; manager.cc holds what is left.
+//
+// Threads: callers' own, the loop (supervisor connections, timers, exec pipes) and workers for
+// whatever blocks in an asynchronous call. Operations on one pod or container are put in order by
+// the gates in Pod and Container. Order of entering: pod gate before container gate.
+class ManagerImpl : public Manager {
+ public:
+  ManagerImpl(ManagerOptions options, MetadataCodec codec, images::ImageService* images);
+  ~ManagerImpl() override;
+
+  // Everything of Open. Once, first.
+  absl::Status Start();
+
+  absl::StatusOr<std::string> RunPod(PodSpec spec) override;
+  void StopPod(const std::string& id, DoneCallback done) override;
+  void RemovePod(const std::string& id, DoneCallback done) override;
+  absl::StatusOr<std::string> CreateContainer(ContainerSpec spec) override;
+  absl::Status StartContainer(const std::string& id) override;
+  void StopContainer(const std::string& id, absl::Duration timeout, DoneCallback done) override;
+  void RemoveContainer(const std::string& id, DoneCallback done) override;
+  absl::Status ReopenLog(const std::string& id) override;
+  void ExecSync(ExecSpec spec, std::function<void(absl::StatusOr<ExecResult>)> done) override;
+  absl::Status UpdateResources(const std::string& id,
+                               const runtime::spec::LinuxResources& resources,
+                               MetadataPtr metadata) override;
+  absl::StatusOr<std::shared_ptr<const PodView>> FindPod(absl::string_view id) const override;
+  absl::StatusOr<std::shared_ptr<const ContainerView>> FindContainer(
+      absl::string_view id) const override;
+  std::vector<std::shared_ptr<const PodView>> ListPods() const override;
+  std::vector<std::shared_ptr<const ContainerView>> ListContainers() const override;
+  NetworkStatus Network() const override;
+  std::string CniConfigJson() const override;
+  void Shutdown() override;
+
+ private:
+  struct PodRun;           // run_pod.cc
+  struct ContainerMaking;  // create_container.cc
+  struct FoundPod;         // recover.cc
+
+  // manager.cc
+  absl::Status OpenParts();
+  void Report(Severity severity, const std::string& message) const;
+  std::string PodsDirectory() const;
+  PodTraits TraitsOf(const Pod& pod) const;
+
+  // run_pod.cc
+  absl::Status BeginPod(PodRun* run);
+  absl::Status StartSupervisor(PodRun* run);
+  absl::Status MakePodGroup(PodRun* run);
+  absl::Status AttachNetwork(PodRun* run);
+  absl::Status PublishPod(PodRun* run);
+  std::shared_ptr<SupervisorClient> ConnectClient(const PodPtr& pod, sys::UniqueFd socket,
+                                                  absl::Status* status);
+  // Watches the process in the loop; its end is the loss of the supervisor.
+  absl::Status WatchSupervisor(const PodPtr& pod);
+
+  // stop_pod.cc
+  absl::Status StopSteps(const PodPtr& pod);
+  absl::Status RemoveSteps(const PodPtr& pod);
+  // Kills the pod's containers and closes it to new ones, then runs `steps` on a worker when the
+  // pod's turn has come.
+  void EndPod(const std::string& id, absl::Status (ManagerImpl::*steps)(const PodPtr&),
+              DoneCallback done);
+  void KillContainers(const PodPtr& pod);
+  absl::Status AwaitExits(const PodPtr& pod);
+  // CNI DEL and the namespace's binding.
+  absl::Status TakeNetworkDown(const PodPtr& pod);
+  // Asks the supervisor to end, and ends it if it does not; cleans up after it either way.
+  absl::Status EndSupervisor(const PodPtr& pod);
+  absl::Status UpdatePodRecord(const PodPtr& pod);
+  absl::Status RemovePodDirectory(const PodPtr& pod);
+  void ScheduleNetworkRetry(absl::Duration delay);
+  // DEL for every attachment whose pod does not run.
+  void RetryNetwork();
+
+  // create_container.cc
+  absl::Status PrepareContainer(ContainerMaking* making);
+  absl::Status CompileContainer(ContainerMaking* making);
+  absl::Status SendCreate(ContainerMaking* making);
+  absl::Status WriteBundle(ContainerMaking* making);
+  absl::StatusOr<int32_t> TargetPid(const Pod& pod, const ContainerSpec& spec) const;
+
+  // start_container.cc
+  void StartFailed(const ContainerPtr& container, const absl::Status& why);
+
+  // stop_container.cc
+  void BeginStop(const ContainerPtr& container, absl::Duration timeout, const DoneCallback& done);
+  void Signal(const ContainerPtr& container, int signal);
+  void Escalate(const ContainerPtr& container);
+  // On a worker, with the container's gate: everything of the container goes.
+  absl::Status RemoveContainerSteps(const ContainerPtr& container);
+
+  // exec_sync.cc
+  absl::StatusOr<std::shared_ptr<const ExecTemplate>> TemplateOf(const ContainerPtr& container);
+
+  // supervisor_loss.cc
+  void OnEvent(const PodPtr& pod, const supervisor::v1::FromSupervisor& event);
+  // Brings a container's phase in line with what its supervisor or its status record says.
+  void Adopt(const ContainerPtr& container, const supervisor::v1::ContainerState& state);
+  void OnConnectionClosed(const PodPtr& pod);
+  void OnSupervisorGone(const PodPtr& pod);
+  void HandleLoss(const PodPtr& pod);
+  // Without the network: kills what runs, finds out how it ended, marks the pod. `why` is reported;
+  // "": it has been.
+  void SettleLostPod(const PodPtr& pod, const std::string& why);
+  void SettleLostContainer(const ContainerPtr& container);
+  void ScheduleReconnect(const PodPtr& pod, absl::Duration delay);
+  // Connects and sends Hello; `done` runs on the loop, or on this thread if that cannot be done.
+  void Reach(const PodPtr& pod, absl::Duration timeout, std::function<void(absl::Status)> done);
+  absl::Status Resync(const PodPtr& pod, const supervisor::v1::HelloReply& hello);
+
+  // recover.cc
+  absl::Status Recover();
+  absl::Status ReadPods(std::vector<FoundPod>* found);
+  absl::Status LoadPod(const std::string& id, FoundPod* found);
+  void LoadContainers(const PodPtr& pod);
+  absl::Status LoadContainer(const PodPtr& pod, const std::string& id);
+  void ReachAll(std::vector<FoundPod>* found);
+  void SettleFound(FoundPod* found);
+  void DiscardUnfinished(const PodPtr& pod);
+  void DiscardPod(const std::string& id);
+  void PutAside(const std::string& directory, const std::string& name, const absl::Status& why);
+  void RemoveOrphanLayers();
+
+  const ManagerOptions options_;
+  const MetadataCodec codec_;
+  images::ImageService* const images_;
+
+  sys::UniqueFd lock_;
+  std::string boot_id_;
+  NodeTraits node_;
+  std::unique_ptr<runtime::cgroup::Groups> groups_;
+  std::unique_ptr<SupervisorLauncher> launcher_;
+  std::unique_ptr<cni::Network> network_;
+  std::unique_ptr<WritableLayers> layers_;
+  runtime::seccomp::ProgramCache seccomp_;
+  Registry registry_;
+  std::unique_ptr<IoLoop> loop_;
+  Workers workers_{64};
+  std::atomic<bool> shutting_down_{false};
+
+  sys::Mutex mutex_;
+  // Pods whose ADD is under way: their attachments are not left over.
+  std::set<std::string> attaching_ ABSL_GUARDED_BY(mutex_);
+  bool network_retry_scheduled_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Duration network_retry_delay_ ABSL_GUARDED_BY(mutex_) = absl::Seconds(10);
+};
+
+// The time as records and views have it: ns since the epoch.
+int64_t NowNanos();
+
+}  // namespace davit::sandbox
+
+#endif  // DAVIT_SANDBOX_MANAGER_IMPL_H_

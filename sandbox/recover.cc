@@ -1,0 +1,273 @@
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/socket.h>
+
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/blocking_counter.h"
+#include "absl/time/clock.h"
+#include "runtime/sys/errno.h"
+#include "runtime/sys/file.h"
+#include "runtime/sys/socket.h"
+#include "runtime/sys/spawn.h"
+#include "sandbox/manager_impl.h"
+#include "sandbox/netns_binding.h"
+#include "sandbox/record_conversion.h"
+#include "sandbox/records.h"
+#include "sandbox/status_record.h"
+
+namespace davit::sandbox {
+namespace {
+
+// All supervisors are asked at once. One that has not answered by then keeps its last known state
+// and is reached in the background: the daemon must come up whatever a pod does.
+constexpr absl::Duration kHelloTimeout = absl::Seconds(3);
+constexpr absl::Duration kReconnectDelay = absl::Seconds(1);
+constexpr absl::Duration kShutdownTimeout = absl::Seconds(5);
+constexpr absl::Duration kGroupTimeout = absl::Seconds(5);
+
+}  // namespace
+
+// A pod whose directory was found.
+struct ManagerImpl::FoundPod {
+  PodPtr pod;
+  OperationGate::Pass pass;  // nothing else happens to it before everything is known
+  bool rebooted = false;     // it is of an earlier run of the machine
+  bool has_supervisor = false;
+  absl::Status reached = absl::UnavailableError("not asked");
+};
+
+absl::Status ManagerImpl::Recover() {
+  std::vector<FoundPod> found;
+  DAVIT_RETURN_IF_ERROR(ReadPods(&found));
+  ReachAll(&found);
+  // What is lost is settled in parallel: each waits for the kernel to kill and reap.
+  absl::BlockingCounter settled(static_cast<int>(found.size()));
+  for (FoundPod& each : found) {
+    workers_.Run([this, &each, &settled] {
+      SettleFound(&each);
+      settled.DecrementCount();
+    });
+  }
+  settled.Wait();
+  for (const FoundPod& each : found) {
+    registry_.Add(each.pod);
+    for (const ContainerPtr& container : each.pod->containers()) registry_.Add(container);
+  }
+  RemoveOrphanLayers();
+  return absl::OkStatus();
+}
+
+absl::Status ManagerImpl::ReadPods(std::vector<FoundPod>* found) {
+  const std::string directory = PodsDirectory();
+  DAVIT_ASSIGN_OR_RETURN(const auto names, ListDirectory(directory));
+  for (const std::string& name : names) {
+    if (name == kSetAsideDirectory) continue;
+    if (!IsId(name)) {
+      PutAside(directory, name, absl::InvalidArgumentError("it is not named as a pod"));
+      continue;
+    }
+    FoundPod pod;
+    const absl::Status loaded = LoadPod(name, &pod);
+    if (loaded.ok()) {
+      LoadContainers(pod.pod);
+      found->push_back(std::move(pod));
+    } else if (absl::IsNotFound(loaded)) {
+      // Its making, or its removal, was cut short; nobody counts on it.
+      DiscardPod(name);
+      sys::RemoveTreeAt(AT_FDCWD, absl::StrCat(directory, "/", name)).IgnoreError();
+    } else if (absl::IsUnimplemented(loaded)) {
+      Report(Severity::kError, absl::StrCat("pod ", name, " is left alone: ", loaded.message()));
+    } else {
+      // What runs in it could never be stopped any more; what is left of it is for a person.
+      DiscardPod(name);
+      PutAside(directory, name, loaded);
+    }
+  }
+  return absl::OkStatus();
+}
+
+void ManagerImpl::PutAside(const std::string& directory, const std::string& name,
+                           const absl::Status& why) {
+  const auto path = SetAside(directory, name);
+  Report(
+      Severity::kError,
+      absl::StrCat(directory, "/", name, " cannot be used: ", why.message(), "; ",
+                   path.ok() ? absl::StrCat("it is now ", *path)
+                             : absl::StrCat("moving it away failed: ", path.status().message())));
+}
+
+absl::Status ManagerImpl::LoadPod(const std::string& id, FoundPod* found) {
+  const std::string directory = absl::StrCat(PodsDirectory(), "/", id);
+  DAVIT_ASSIGN_OR_RETURN(const auto record, ReadPodRecord(directory));
+  if (record.id() != id) {
+    return absl::DataLossError(absl::StrCat("its record is of pod \"", record.id(), "\""));
+  }
+  DAVIT_ASSIGN_OR_RETURN(PodView view, FromRecord(record, directory, codec_));
+  Pod::Fixed fixed;
+  fixed.id = id;
+  fixed.directory = directory;
+  fixed.owns_cgroup = record.owns_cgroup();
+  fixed.supervisor_leaf = record.supervisor_cgroup();
+  fixed.boot_id = record.boot_id();
+  auto name = registry_.pod_names().Reserve(view.spec.name_key, id);
+  if (name.ok()) {
+    fixed.name = *std::move(name);
+  } else {
+    Report(Severity::kWarning, absl::StrCat("pod ", id, ": ", name.status().message()));
+  }
+  found->rebooted = record.boot_id() != boot_id_;
+  found->has_supervisor = !found->rebooted && record.supervisor_pid() != 0;
+  const PodPhase phase = record.ready() ? PodPhase::kReady : PodPhase::kNotReady;
+  found->pod = std::make_shared<Pod>(std::move(fixed), phase, std::move(view));
+  found->pass = found->pod->gate().EnterBlocking(OperationGate::Mode::kExclusive);
+  return absl::OkStatus();
+}
+
+void ManagerImpl::LoadContainers(const PodPtr& pod) {
+  const std::string directory = absl::StrCat(pod->fixed().directory, "/containers");
+  const auto names = ListDirectory(directory);
+  if (!names.ok()) return Report(Severity::kError, std::string(names.status().message()));
+  for (const std::string& name : *names) {
+    if (name == kSetAsideDirectory) continue;
+    const absl::Status loaded = IsId(name)
+                                    ? LoadContainer(pod, name)
+                                    : absl::InvalidArgumentError("it is not named as a container");
+    if (loaded.ok()) continue;
+    if (absl::IsNotFound(loaded)) {
+      // Cut short, as above; the supervisor, if it knows of it, is told when it has been reached.
+      sys::RemoveTreeAt(AT_FDCWD, absl::StrCat(directory, "/", name)).IgnoreError();
+    } else {
+      PutAside(directory, name, loaded);
+    }
+  }
+}
+
+absl::Status ManagerImpl::LoadContainer(const PodPtr& pod, const std::string& id) {
+  const std::string directory = absl::StrCat(pod->fixed().directory, "/containers/", id);
+  DAVIT_ASSIGN_OR_RETURN(const auto record, ReadContainerRecord(directory));
+  if (record.id() != id || record.pod_id() != pod->id()) {
+    return absl::DataLossError(absl::StrCat("its record is of container \"", record.id(),
+                                            "\" of pod \"", record.pod_id(), "\""));
+  }
+  const std::string layer = layers_->DirectoryOf(id);
+  DAVIT_ASSIGN_OR_RETURN(ContainerView view, FromRecord(record, directory, layer, codec_));
+  Container::Fixed fixed;
+  fixed.id = id;
+  fixed.pod = pod;
+  fixed.directory = directory;
+  fixed.layer_directory = layer;
+  auto name = registry_.container_names().Reserve(record.name_key(), id);
+  if (name.ok()) {
+    fixed.name = *std::move(name);
+  } else {
+    Report(Severity::kWarning, absl::StrCat("container ", id, ": ", name.status().message()));
+  }
+  auto pin = images_->RepinLayers({record.lower_dirs().begin(), record.lower_dirs().end()});
+  if (pin.ok()) {
+    fixed.pin = *std::move(pin);
+  } else {
+    Report(Severity::kError, absl::StrCat("the layers of container ", id,
+                                          " cannot be kept: ", pin.status().message()));
+  }
+  pod->AddContainer(std::make_shared<Container>(
+      std::move(fixed), record.ended() ? ContainerPhase::kExited : ContainerPhase::kUnknown,
+      std::move(view)));
+  return absl::OkStatus();
+}
+
+void ManagerImpl::ReachAll(std::vector<FoundPod>* found) {
+  int asked = 0;
+  for (const FoundPod& each : *found) asked += each.has_supervisor ? 1 : 0;
+  absl::BlockingCounter answered(asked);
+  for (FoundPod& each : *found) {
+    if (!each.has_supervisor) continue;
+    Reach(each.pod, kHelloTimeout, [&each, &answered](absl::Status status) {
+      each.reached = std::move(status);
+      answered.DecrementCount();
+    });
+  }
+  answered.Wait();
+}
+
+void ManagerImpl::SettleFound(FoundPod* found) {
+  const PodPtr& pod = found->pod;
+  if (found->reached.ok()) return DiscardUnfinished(pod);
+  if (found->rebooted) {
+    return SettleLostPod(pod, "the machine was restarted while it ran");
+  }
+  // Lost, and settled, before this daemon's time.
+  if (!found->has_supervisor) return SettleLostPod(pod, "");
+  if (pod->pidfd() < 0) {
+    pod->ClaimLoss();
+    return SettleLostPod(pod, "its supervisor ended while davitd did not run");
+  }
+  Report(Severity::kWarning, absl::StrCat("the supervisor of pod ", pod->id(),
+                                          " does not answer yet: ", found->reached.message()));
+  for (const ContainerPtr& container : pod->containers()) {
+    const auto status = ReadStatus(absl::StrCat(container->fixed().directory, "/status"));
+    if (status.ok()) Adopt(container, *status);
+  }
+  ScheduleReconnect(pod, kReconnectDelay);
+}
+
+void ManagerImpl::DiscardUnfinished(const PodPtr& pod) {
+  for (const ContainerPtr& container : pod->containers()) {
+    // The supervisor has answered and does not know it, or is still creating it for a daemon that
+    // is no more.
+    if (container->phase() != ContainerPhase::kUnknown) continue;
+    const absl::Status removed = RemoveContainerSteps(container);
+    if (!removed.ok()) Report(Severity::kError, std::string(removed.message()));
+  }
+}
+
+void ManagerImpl::DiscardPod(const std::string& id) {
+  const std::string directory = absl::StrCat(PodsDirectory(), "/", id);
+  auto socket = sys::SeqpacketConnect(absl::StrCat(directory, "/supervisor.sock"));
+  if (socket.ok()) {
+    ucred peer{};
+    socklen_t size = sizeof peer;
+    getsockopt(socket->get(), SOL_SOCKET, SO_PEERCRED, &peer, &size);
+    const auto pidfd = sys::PidfdOpen(peer.pid);
+    auto client = SupervisorClient::Start(loop_.get(), *std::move(socket), {});
+    if (client.ok()) {
+      supervisor::v1::ToSupervisor request;
+      request.mutable_shutdown();
+      (*client)->CallAndWait(std::move(request), {}, kShutdownTimeout).IgnoreError();
+      (*client)->Close();
+    }
+    if (pidfd.ok()) sys::KillPidfd(pidfd->get(), SIGKILL).IgnoreError();
+  }
+  absl::Status status = KillLeaf(launcher_->LeafOf(id));
+  const std::string group = absl::StrCat(options_.cgroup_parent, "/", id);
+  if (status.ok()) status = groups_->KillAll(group, absl::Now() + kGroupTimeout);
+  if (status.ok()) status = groups_->Remove(group, absl::Now() + kGroupTimeout);
+  // Plugins find their interfaces by the binding: where DEL is owed it stays until that is done.
+  bool attached = false;
+  for (const cni::StoredAttachment& attachment : network_->List()) {
+    attached = attached || attachment.sandbox_id == id;
+  }
+  if (status.ok() && !attached) {
+    status = RemoveNetnsBinding(absl::StrCat(options_.netns_dir, "/davit-", id));
+  }
+  if (!status.ok()) {
+    Report(Severity::kError,
+           absl::StrCat("clearing away the unfinished pod ", id, ": ", status.message()));
+  }
+}
+
+void ManagerImpl::RemoveOrphanLayers() {
+  const auto ids = layers_->List();
+  if (!ids.ok()) return Report(Severity::kError, std::string(ids.status().message()));
+  std::set<std::string> known;
+  for (const ContainerPtr& container : registry_.Containers()) known.insert(container->id());
+  for (const std::string& id : *ids) {
+    if (known.count(id) != 0) continue;
+    const absl::Status removed = layers_->Remove(id);
+    if (!removed.ok()) Report(Severity::kError, std::string(removed.message()));
+  }
+}
+
+}  // namespace davit::sandbox

@@ -1,0 +1,254 @@
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/sys/errno.h"
+#include "runtime/sys/file.h"
+#include "sandbox/manager_impl.h"
+#include "sandbox/pod_files.h"
+#include "sandbox/pod_sysctls.h"
+#include "sandbox/record_conversion.h"
+#include "sandbox/records.h"
+
+namespace davit::sandbox {
+namespace {
+
+// How long a fresh supervisor may take to make its namespaces and answer. It takes a millisecond;
+// this bounds a machine in trouble.
+constexpr absl::Duration kHelloTimeout = absl::Seconds(30);
+constexpr absl::Duration kGroupTimeout = absl::Seconds(5);
+constexpr int kSupervisorOomScore = -998;  // as peers give their sandboxes
+constexpr uint32_t kProtocolVersion = 1;
+
+absl::Status CheckSpec(const PodSpec& spec) {
+  if (spec.name_key.empty()) return absl::InvalidArgumentError("run pod: it has no name");
+  if (spec.network != NamespaceMode::kPod && spec.network != NamespaceMode::kNode) {
+    return absl::InvalidArgumentError("run pod: the network namespace is the pod's or the node's");
+  }
+  if (spec.ipc != NamespaceMode::kPod && spec.ipc != NamespaceMode::kNode) {
+    return absl::InvalidArgumentError("run pod: the IPC namespace is the pod's or the node's");
+  }
+  if (spec.pid == NamespaceMode::kTarget) {
+    return absl::InvalidArgumentError(
+        "run pod: only a container can join the PID namespace of another");
+  }
+  DAVIT_RETURN_IF_ERROR(CheckHostname(spec.hostname));
+  if (spec.dns.has_value()) DAVIT_RETURN_IF_ERROR(CheckDns(*spec.dns));
+  if (!spec.cgroup_parent.empty()) {
+    DAVIT_RETURN_IF_ERROR(sys::Annotate(runtime::cgroup::CheckGroupPath(spec.cgroup_parent),
+                                        "run pod: its cgroup parent"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+// A pod on its way; what it holds goes with it unless the pod is published.
+struct ManagerImpl::PodRun {
+  PodSpec spec;
+  std::string id;
+  std::map<std::string, std::string> sysctls;
+  PodPtr pod;
+  OperationGate::Pass pass;
+  std::shared_ptr<SupervisorClient> client;
+  std::shared_ptr<void> attaching;  // lets go of the mark in attaching_
+  Undo undo;                        // last: its steps run first, under the gate
+};
+
+absl::StatusOr<std::string> ManagerImpl::RunPod(PodSpec spec) {
+  PodRun run;
+  run.spec = std::move(spec);
+  DAVIT_RETURN_IF_ERROR(BeginPod(&run));
+  // The supervisor makes its namespaces while the steps after it are done here.
+  DAVIT_RETURN_IF_ERROR(StartSupervisor(&run));
+  supervisor::v1::ToSupervisor hello;
+  hello.mutable_hello()->set_protocol_version(kProtocolVersion);
+  DAVIT_RETURN_IF_ERROR(MakePodGroup(&run));
+  DAVIT_RETURN_IF_ERROR(WritePodFiles(run.pod->fixed().directory, run.spec.hostname, run.spec.dns));
+  auto answer = run.client->CallAndWait(std::move(hello), {}, kHelloTimeout);
+  if (!answer.ok()) return sys::Annotate(answer.status(), "start the pod's supervisor");
+  run.pod->set_init_pid(answer->reply.hello().init_pid());
+  if (run.spec.network == NamespaceMode::kPod) DAVIT_RETURN_IF_ERROR(AttachNetwork(&run));
+  DAVIT_RETURN_IF_ERROR(PublishPod(&run));
+  run.undo.Dismiss();
+  return run.id;
+}
+
+absl::Status ManagerImpl::BeginPod(PodRun* run) {
+  if (shutting_down_) return absl::UnavailableError("davitd is shutting down");
+  DAVIT_RETURN_IF_ERROR(CheckSpec(run->spec));
+  DAVIT_ASSIGN_OR_RETURN(run->sysctls, PodSysctls(run->spec));
+  if (run->spec.network == NamespaceMode::kPod) {
+    const NetworkStatus network = network_->Status();
+    if (!network.ready) {
+      return absl::UnavailableError(
+          absl::StrCat("run pod: no pod network: ", network.reason, ": ", network.message));
+    }
+  }
+  run->id = NewId();
+  Pod::Fixed fixed;
+  fixed.id = run->id;
+  DAVIT_ASSIGN_OR_RETURN(fixed.name, registry_.pod_names().Reserve(run->spec.name_key, run->id));
+  fixed.directory = absl::StrCat(PodsDirectory(), "/", run->id);
+  fixed.owns_cgroup = run->spec.cgroup_parent.empty();
+  fixed.supervisor_leaf = launcher_->LeafOf(run->id);
+  fixed.boot_id = boot_id_;
+
+  PodView view;
+  view.id = run->id;
+  view.created_at = NowNanos();
+  view.cgroup_path = fixed.owns_cgroup ? absl::StrCat(options_.cgroup_parent, "/", run->id)
+                                       : run->spec.cgroup_parent;
+  if (run->spec.network == NamespaceMode::kPod) {
+    view.netns_path = absl::StrCat(options_.netns_dir, "/davit-", run->id);
+  }
+  view.runtime_handler = run->spec.runtime_handler;
+  view.hostname_path = absl::StrCat(fixed.directory, "/", kHostnameFile);
+  view.hosts_path = absl::StrCat(fixed.directory, "/", kHostsFile);
+  view.resolv_conf_path = absl::StrCat(fixed.directory, "/", kResolvConfFile);
+  view.spec = run->spec;
+  view.metadata = run->spec.metadata;
+  const std::string directory = fixed.directory;
+  run->pod = std::make_shared<Pod>(std::move(fixed), PodPhase::kCreating, std::move(view));
+  run->pass = run->pod->gate().EnterBlocking(OperationGate::Mode::kExclusive);
+
+  if (mkdir(directory.c_str(), 0711) != 0) {
+    return sys::ErrnoStatus(errno, absl::StrCat("make pod directory ", directory));
+  }
+  run->undo.Add([directory] { sys::RemoveTreeAt(AT_FDCWD, directory).IgnoreError(); });
+  if (mkdir(absl::StrCat(directory, "/containers").c_str(), 0711) != 0) {
+    return sys::ErrnoStatus(errno, absl::StrCat("make ", directory, "/containers"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ManagerImpl::StartSupervisor(PodRun* run) {
+  supervisor::v1::PodConfig config;
+  config.set_protocol_version(kProtocolVersion);
+  config.set_sandbox_id(run->id);
+  config.set_pod_dir(run->pod->fixed().directory);
+  config.set_new_network_namespace(run->spec.network == NamespaceMode::kPod);
+  config.set_new_uts_namespace(run->spec.network == NamespaceMode::kPod);
+  config.set_new_ipc_namespace(run->spec.ipc == NamespaceMode::kPod);
+  config.set_shared_pid_namespace(run->spec.pid == NamespaceMode::kPod);
+  config.set_netns_path(run->pod->view()->netns_path);
+  if (config.new_uts_namespace()) config.set_hostname(run->spec.hostname);
+  for (const auto& [name, value] : run->sysctls) (*config.mutable_sysctls())[name] = value;
+  config.set_oom_score_adj(std::max(kSupervisorOomScore, node_.limits.oom_score_adj_floor));
+  DAVIT_ASSIGN_OR_RETURN(SupervisorLauncher::Process process, launcher_->Start(config));
+  Pod::Process kept;
+  kept.pidfd = std::move(process.pidfd);
+  run->pod->set_process(std::move(kept));
+  run->pod->Edit([&](PodView* view) { view->pid = process.pid; });
+  run->undo.Add([this, pod = run->pod] {
+    const absl::Status ended = EndSupervisor(pod);
+    if (!ended.ok()) Report(Severity::kError, std::string(ended.message()));
+  });
+  absl::Status status;
+  run->client = ConnectClient(run->pod, std::move(process.socket), &status);
+  return status;
+}
+
+absl::Status ManagerImpl::MakePodGroup(PodRun* run) {
+  const std::string group = run->pod->view()->cgroup_path;
+  if (run->pod->fixed().owns_cgroup) {
+    run->undo.Add([this, group] {
+      const absl::Status removed = groups_->Remove(group, absl::Now() + kGroupTimeout);
+      if (!removed.ok()) Report(Severity::kError, std::string(removed.message()));
+    });
+  }
+  DAVIT_RETURN_IF_ERROR(
+      sys::Annotate(groups_->Make(group), absl::StrCat("make the pod's cgroup ", group)));
+  // A v1 cpuset starts empty, and nothing can run in it, unless its parent says that it inherits.
+  const int cpuset = node_.layout.Find("cpuset");
+  if (cpuset < 0 || node_.layout.hierarchies[cpuset].is_v2) return absl::OkStatus();
+  return sys::WriteExistingAt(
+      AT_FDCWD, absl::StrCat(node_.layout.Directory(cpuset, group), "/cgroup.clone_children"), "1");
+}
+
+absl::Status ManagerImpl::AttachNetwork(PodRun* run) {
+  const Pod::View view = run->pod->view();
+  cni::Request request;
+  request.sandbox_id = run->id;
+  request.netns_path = view->netns_path;
+  request.pod_name = run->spec.name;
+  request.pod_namespace = run->spec.name_space;
+  request.pod_uid = run->spec.uid;
+  request.port_mappings = run->spec.port_mappings;
+  request.dns = run->spec.dns;
+  request.annotations = run->spec.annotations;
+  {
+    sys::MutexLock lock(&mutex_);
+    attaching_.insert(run->id);
+  }
+  // Until the pod is published or undone: a retry of old DELs must not take it for a leftover.
+  run->attaching = std::shared_ptr<void>(nullptr, [this, id = run->id](void*) {
+    sys::MutexLock lock(&mutex_);
+    attaching_.erase(id);
+  });
+  const absl::Time deadline = absl::Now() + options_.cni_timeout;
+  auto result = network_->Add(request, deadline);
+  if (!result.ok()) {
+    // Add has run DEL itself; if that failed as well, it is owed and tried again from now on.
+    ScheduleNetworkRetry(absl::Seconds(10));
+    return sys::Annotate(result.status(), absl::StrCat("attach pod ", run->id, " to the network"));
+  }
+  run->undo.Add([this, pod = run->pod] {
+    const absl::Status down = TakeNetworkDown(pod);
+    if (!down.ok()) Report(Severity::kError, std::string(down.message()));
+  });
+  run->pod->Edit([&](PodView* edited) {
+    edited->ips = std::move(result->ips);
+    edited->cni_result = std::move(result->json);
+  });
+  if (!run->client->connected()) {
+    return absl::UnavailableError("the pod's supervisor ended while the network was attached");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ManagerImpl::PublishPod(PodRun* run) {
+  DAVIT_RETURN_IF_ERROR(run->pod->Change(PodPhase::kReady, [](PodView*) {}));
+  DAVIT_RETURN_IF_ERROR(WatchSupervisor(run->pod));
+  // Last: a directory with a record is a pod that somebody has been told of.
+  DAVIT_RETURN_IF_ERROR(UpdatePodRecord(run->pod));
+  registry_.Add(run->pod);
+  return absl::OkStatus();
+}
+
+std::shared_ptr<SupervisorClient> ManagerImpl::ConnectClient(const PodPtr& pod,
+                                                             sys::UniqueFd socket,
+                                                             absl::Status* status) {
+  // Weak: the pod holds its client, and a client must not hold its pod.
+  std::weak_ptr<Pod> weak = pod;
+  SupervisorClient::Listener listener;
+  listener.event = [this, weak](const supervisor::v1::FromSupervisor& event) {
+    if (const PodPtr alive = weak.lock(); alive != nullptr) OnEvent(alive, event);
+  };
+  listener.closed = [this, weak](const absl::Status&) {
+    if (const PodPtr alive = weak.lock(); alive != nullptr) OnConnectionClosed(alive);
+  };
+  auto client = SupervisorClient::Start(loop_.get(), std::move(socket), std::move(listener));
+  *status = client.status();
+  if (!client.ok()) return nullptr;
+  pod->set_client(*client);
+  return *client;
+}
+
+absl::Status ManagerImpl::WatchSupervisor(const PodPtr& pod) {
+  Pod::Process process = pod->take_process();
+  std::weak_ptr<Pod> weak = pod;
+  auto watch = loop_->Watch(process.pidfd.get(), EPOLLIN, [this, weak](uint32_t) {
+    if (const PodPtr alive = weak.lock(); alive != nullptr) OnSupervisorGone(alive);
+  });
+  if (watch.ok()) process.watch = *watch;
+  pod->set_process(std::move(process));
+  return sys::Annotate(watch.status(), "watch the pod's supervisor");
+}
+
+}  // namespace davit::sandbox

@@ -1,0 +1,81 @@
+#include <signal.h>
+
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "runtime/sys/errno.h"
+#include "sandbox/container_outcome.h"
+#include "sandbox/manager_impl.h"
+
+namespace davit::sandbox {
+namespace {
+
+constexpr absl::Duration kStartTimeout = absl::Seconds(60);
+// The exit of a payload that could not be executed follows its failure at once.
+constexpr absl::Duration kExitTimeout = absl::Seconds(5);
+
+bool IsTransportFailure(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
+}
+
+}  // namespace
+
+absl::Status ManagerImpl::StartContainer(const std::string& id) {
+  DAVIT_ASSIGN_OR_RETURN(const ContainerPtr container, registry_.FindContainer(id));
+  const OperationGate::Pass pass = container->gate().EnterBlocking(OperationGate::Mode::kExclusive);
+  DAVIT_RETURN_IF_ERROR(CheckChange(absl::StrCat("start container: ", container->id()),
+                                    container->phase(), ContainerPhase::kRunning));
+  const auto client = container->fixed().pod->client();
+  if (client == nullptr) {
+    return absl::UnavailableError(
+        absl::StrCat("start container ", container->id(), ": its supervisor cannot be reached"));
+  }
+  struct Pending {
+    absl::Notification done;
+    absl::Status status;
+  };
+  auto pending = std::make_shared<Pending>();
+  supervisor::v1::ToSupervisor request;
+  request.mutable_start_container()->set_container_id(container->id());
+  client->Call(std::move(request), {}, kStartTimeout,
+               [container, pending](absl::StatusOr<SupervisorClient::Answer> answer) {
+                 pending->status = answer.status();
+                 if (answer.ok()) {
+                   // Here, on the loop, and not in the waiting thread: the exit of a short payload
+                   // may be the next message.
+                   pending->status =
+                       container->Change(ContainerPhase::kRunning, [&](ContainerView* view) {
+                         view->started_at = answer->reply.start_container().started_at();
+                       });
+                 }
+                 pending->done.Notify();
+               });
+  pending->done.WaitForNotification();
+  if (pending->status.ok()) return absl::OkStatus();
+  // What a dead supervisor left is settled by its loss.
+  if (!IsTransportFailure(pending->status)) StartFailed(container, pending->status);
+  return sys::Annotate(pending->status, absl::StrCat("start container ", container->id()));
+}
+
+void ManagerImpl::StartFailed(const ContainerPtr& container, const absl::Status& why) {
+  auto exited = std::make_shared<absl::Notification>();
+  container->WhenExited([exited](absl::Status) { exited->Notify(); });
+  if (!exited->WaitForNotificationWithTimeout(kExitTimeout)) Signal(container, SIGKILL);
+  const auto describe = [&why](ContainerView* view) {
+    if (view->started_at != 0) return;  // it ran after all, and ended for a reason of its own
+    view->pid = 0;
+    view->reason = kReasonStartError;
+    view->exit_code = kStartErrorExitCode;
+    if (view->finished_at == 0) view->finished_at = NowNanos();
+    if (view->message.empty()) view->message = std::string(why.message());
+  };
+  if (container->phase() == ContainerPhase::kExited) {
+    container->Edit(describe);
+  } else {
+    container->Change(ContainerPhase::kExited, describe).IgnoreError();
+  }
+}
+
+}  // namespace davit::sandbox

@@ -1,0 +1,163 @@
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "runtime/sys/errno.h"
+#include "runtime/sys/file.h"
+#include "runtime/sys/spawn.h"
+#include "sandbox/manager_impl.h"
+#include "sandbox/records.h"
+
+namespace davit::sandbox {
+namespace {
+
+constexpr absl::Duration kSignalTimeout = absl::Seconds(10);
+// From SIGKILL to asking why the container is still there.
+constexpr absl::Duration kEscalationDelay = absl::Seconds(10);
+constexpr absl::Duration kRemoveTimeout = absl::Seconds(60);
+constexpr absl::Duration kGroupTimeout = absl::Seconds(10);
+
+}  // namespace
+
+void ManagerImpl::StopContainer(const std::string& id, absl::Duration timeout, DoneCallback done) {
+  auto found = registry_.FindContainer(id);
+  if (!found.ok()) {
+    return done(absl::IsNotFound(found.status()) ? absl::OkStatus() : found.status());
+  }
+  const ContainerPtr container = *found;
+  // Behind a start that is under way; the wait for the end needs no gate.
+  container->gate().Enter(
+      OperationGate::Mode::kExclusive,
+      [this, container, timeout, done = std::move(done)](std::shared_ptr<OperationGate::Pass>) {
+        BeginStop(container, timeout, done);
+      });
+}
+
+void ManagerImpl::BeginStop(const ContainerPtr& container, absl::Duration timeout,
+                            const DoneCallback& done) {
+  container->WhenExited(done);
+  const ContainerPhase phase = container->phase();
+  if (phase == ContainerPhase::kExited || phase == ContainerPhase::kGone) return;
+  // What never ran has nothing to end in good order.
+  if (phase == ContainerPhase::kCreated || timeout < absl::ZeroDuration()) {
+    timeout = absl::ZeroDuration();
+  }
+  const absl::Time kill_at = absl::Now() + timeout;
+  bool send_signal = false;
+  bool earlier = false;
+  IoLoop::Handle old_timer = 0;
+  container->WithStopPlan([&](Container::StopPlan* plan) {
+    earlier = kill_at < plan->kill_at;
+    if (!earlier) return;
+    plan->kill_at = kill_at;
+    old_timer = std::exchange(plan->timer, 0);
+    send_signal = timeout > absl::ZeroDuration() && !plan->signalled;
+    plan->signalled = true;
+  });
+  if (!earlier) return;
+  if (old_timer != 0) loop_->Cancel(old_timer);
+  const auto kill = [this, container] {
+    Signal(container, SIGKILL);
+    loop_->After(kEscalationDelay, [this, container] { Escalate(container); });
+  };
+  if (timeout == absl::ZeroDuration()) return kill();
+  if (send_signal) Signal(container, container->view()->stop_signal);
+  const IoLoop::Handle timer = loop_->After(timeout, kill);
+  container->WithStopPlan([timer](Container::StopPlan* plan) { plan->timer = timer; });
+  container->WhenExited([this, timer](absl::Status) { loop_->Cancel(timer); });
+}
+
+void ManagerImpl::Signal(const ContainerPtr& container, int signal) {
+  const auto client = container->fixed().pod->client();
+  if (client != nullptr && client->connected()) {
+    supervisor::v1::ToSupervisor request;
+    request.mutable_kill_container()->set_container_id(container->id());
+    request.mutable_kill_container()->set_signal(signal);
+    request.mutable_kill_container()->set_all(signal == SIGKILL);
+    client->Call(std::move(request), {}, kSignalTimeout,
+                 [](absl::StatusOr<SupervisorClient::Answer>) {});
+    return;
+  }
+  // No supervisor to ask: the kernel then.
+  if (const int pidfd = container->pidfd(); pidfd >= 0) {
+    sys::KillPidfd(pidfd, signal).IgnoreError();
+  }
+  if (signal != SIGKILL) return;
+  workers_.Run([this, group = container->view()->cgroup_path] {
+    groups_->KillAll(group, absl::Now() + kGroupTimeout).IgnoreError();
+  });
+}
+
+void ManagerImpl::Escalate(const ContainerPtr& container) {
+  const ContainerPhase phase = container->phase();
+  if (phase == ContainerPhase::kExited || phase == ContainerPhase::kGone) return;
+  Report(Severity::kWarning,
+         absl::StrCat("container ", container->id(), " has not ended since it was killed"));
+  workers_.Run([this, group = container->view()->cgroup_path] {
+    groups_->KillAll(group, absl::Now() + kGroupTimeout).IgnoreError();
+  });
+  // A process that sits in the kernel is nobody's fault here; a supervisor that does not answer is
+  // ended, and its loss settles the pod: nothing stays Terminating because of it.
+  const PodPtr pod = container->fixed().pod;
+  const auto client = pod->client();
+  if (client == nullptr) return;
+  supervisor::v1::ToSupervisor request;
+  request.mutable_hello()->set_protocol_version(1);
+  client->Call(std::move(request), {}, kSignalTimeout,
+               [this, pod](absl::StatusOr<SupervisorClient::Answer> answer) {
+                 if (!absl::IsDeadlineExceeded(answer.status())) return;
+                 Report(Severity::kError, absl::StrCat("the supervisor of pod ", pod->id(),
+                                                       " does not answer and is killed"));
+                 if (const int pidfd = pod->pidfd(); pidfd >= 0) {
+                   sys::KillPidfd(pidfd, SIGKILL).IgnoreError();
+                 }
+               });
+}
+
+void ManagerImpl::RemoveContainer(const std::string& id, DoneCallback done) {
+  auto found = registry_.FindContainer(id);
+  if (!found.ok()) {
+    return done(absl::IsNotFound(found.status()) ? absl::OkStatus() : found.status());
+  }
+  const ContainerPtr container = *found;
+  container->gate().Enter(
+      OperationGate::Mode::kExclusive,
+      [this, container, done = std::move(done)](std::shared_ptr<OperationGate::Pass> pass) {
+        workers_.Run([this, container, done, pass] { done(RemoveContainerSteps(container)); });
+      });
+}
+
+absl::Status ManagerImpl::RemoveContainerSteps(const ContainerPtr& container) {
+  if (container->phase() == ContainerPhase::kGone) return absl::OkStatus();
+  const std::string what = absl::StrCat("remove container ", container->id());
+  const PodPtr pod = container->fixed().pod;
+  const std::string group = container->view()->cgroup_path;
+  const auto client = pod->client();
+  if (client != nullptr && client->connected()) {
+    supervisor::v1::ToSupervisor request;
+    request.mutable_remove_container()->set_container_id(container->id());
+    const absl::Status removed =
+        client->CallAndWait(std::move(request), {}, kRemoveTimeout).status();
+    if (!removed.ok()) return sys::Annotate(removed, what);
+  } else {
+    DAVIT_RETURN_IF_ERROR(
+        sys::Annotate(groups_->KillAll(group, absl::Now() + kGroupTimeout), what));
+    DAVIT_RETURN_IF_ERROR(sys::Annotate(groups_->Remove(group, absl::Now() + kGroupTimeout), what));
+  }
+  // The supervisor has told of the exit before it answered; one that is lost has not.
+  if (container->phase() != ContainerPhase::kExited) SettleLostContainer(container);
+  DAVIT_RETURN_IF_ERROR(sys::Annotate(layers_->Remove(container->id()), what));
+  DAVIT_RETURN_IF_ERROR(
+      sys::Annotate(sys::RemoveTreeAt(AT_FDCWD, container->fixed().directory), what));
+  DAVIT_RETURN_IF_ERROR(container->Change(ContainerPhase::kGone, [](ContainerView*) {}));
+  registry_.Remove(*container);
+  pod->RemoveContainer(container->id());
+  return absl::OkStatus();
+}
+
+}  // namespace davit::sandbox

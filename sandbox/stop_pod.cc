@@ -1,0 +1,244 @@
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "runtime/sys/errno.h"
+#include "runtime/sys/file.h"
+#include "runtime/sys/spawn.h"
+#include "sandbox/manager_impl.h"
+#include "sandbox/netns_binding.h"
+#include "sandbox/record_conversion.h"
+#include "sandbox/records.h"
+
+namespace davit::sandbox {
+namespace {
+
+// For a SIGKILLed container to be reaped and reported. What takes longer sits in the kernel, on a
+// dead file server say; the caller retries.
+constexpr absl::Duration kKillTimeout = absl::Seconds(20);
+constexpr absl::Duration kShutdownTimeout = absl::Seconds(10);
+constexpr absl::Duration kGroupTimeout = absl::Seconds(5);
+constexpr absl::Duration kMaxNetworkRetry = absl::Minutes(5);
+
+}  // namespace
+
+void ManagerImpl::StopPod(const std::string& id, DoneCallback done) {
+  EndPod(id, &ManagerImpl::StopSteps, std::move(done));
+}
+
+void ManagerImpl::RemovePod(const std::string& id, DoneCallback done) {
+  EndPod(id, &ManagerImpl::RemoveSteps, std::move(done));
+}
+
+void ManagerImpl::EndPod(const std::string& id, absl::Status (ManagerImpl::*steps)(const PodPtr&),
+                         DoneCallback done) {
+  auto found = registry_.FindPod(id);
+  if (!found.ok()) {
+    return done(absl::IsNotFound(found.status()) ? absl::OkStatus() : found.status());
+  }
+  const PodPtr pod = *found;
+  // At once, not when the gate opens: a creation that is under way ends when its container is
+  // killed, and no new one begins.
+  if (pod->phase() == PodPhase::kReady) {
+    pod->Change(PodPhase::kStopping, [](PodView*) {}).IgnoreError();
+  }
+  KillContainers(pod);
+  pod->gate().Enter(
+      OperationGate::Mode::kExclusive,
+      [this, pod, steps, done = std::move(done)](std::shared_ptr<OperationGate::Pass> pass) {
+        workers_.Run([this, pod, steps, done, pass] { done((this->*steps)(pod)); });
+      });
+}
+
+absl::Status ManagerImpl::StopSteps(const PodPtr& pod) {
+  const PodPhase phase = pod->phase();
+  if (phase == PodPhase::kGone) return absl::OkStatus();
+  KillContainers(pod);  // those whose creation ended well before the gate opened
+  DAVIT_RETURN_IF_ERROR(AwaitExits(pod));
+  // Tried again on every call: an attachment that an earlier call could not undo is still owed.
+  const absl::Status network = TakeNetworkDown(pod);
+  if (phase == PodPhase::kReady || phase == PodPhase::kStopping) {
+    if (phase == PodPhase::kReady) {
+      DAVIT_RETURN_IF_ERROR(pod->Change(PodPhase::kStopping, [](PodView*) {}));
+    }
+    DAVIT_RETURN_IF_ERROR(pod->Change(PodPhase::kNotReady, [](PodView*) {}));
+    DAVIT_RETURN_IF_ERROR(UpdatePodRecord(pod));
+  }
+  return network;
+}
+
+void ManagerImpl::KillContainers(const PodPtr& pod) {
+  for (const ContainerPtr& container : pod->containers()) {
+    const ContainerPhase phase = container->phase();
+    if (phase == ContainerPhase::kExited || phase == ContainerPhase::kGone) continue;
+    Signal(container, SIGKILL);
+  }
+}
+
+absl::Status ManagerImpl::AwaitExits(const PodPtr& pod) {
+  const absl::Time deadline = absl::Now() + kKillTimeout;
+  for (const ContainerPtr& container : pod->containers()) {
+    struct Wait {
+      absl::Notification done;
+      absl::Status status;
+    };
+    auto wait = std::make_shared<Wait>();
+    container->WhenExited([wait](absl::Status status) {
+      wait->status = std::move(status);
+      wait->done.Notify();
+    });
+    if (!wait->done.WaitForNotificationWithDeadline(deadline)) {
+      Escalate(container);
+      return absl::DeadlineExceededError(absl::StrCat("stop pod ", pod->id(), ": container ",
+                                                      container->id(),
+                                                      " was killed but has not ended"));
+    }
+    DAVIT_RETURN_IF_ERROR(wait->status);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ManagerImpl::TakeNetworkDown(const PodPtr& pod) {
+  const Pod::View view = pod->view();
+  if (view->spec.network != NamespaceMode::kPod) return absl::OkStatus();
+  const absl::Status deleted = network_->Del(pod->id(), absl::Now() + options_.cni_timeout);
+  if (!deleted.ok()) {
+    ScheduleNetworkRetry(absl::Seconds(10));
+    return sys::Annotate(deleted, absl::StrCat("detach pod ", pod->id(), " from the network"));
+  }
+  // Only now: plugins find their interfaces by the binding.
+  DAVIT_RETURN_IF_ERROR(RemoveNetnsBinding(view->netns_path));
+  if (!view->ips.empty()) pod->Edit([](PodView* edited) { edited->ips.clear(); });
+  return absl::OkStatus();
+}
+
+absl::Status ManagerImpl::RemoveSteps(const PodPtr& pod) {
+  if (pod->phase() == PodPhase::kGone) return absl::OkStatus();
+  const absl::Status stopped = StopSteps(pod);
+  if (!stopped.ok()) {
+    // An attachment is remembered apart from its pod and DELed in the background; what else failed
+    // means that something still runs.
+    if (pod->phase() != PodPhase::kNotReady) return stopped;
+    Report(Severity::kWarning, std::string(stopped.message()));
+  }
+  for (const ContainerPtr& container : pod->containers()) {
+    const OperationGate::Pass pass =
+        container->gate().EnterBlocking(OperationGate::Mode::kExclusive);
+    DAVIT_RETURN_IF_ERROR(RemoveContainerSteps(container));
+  }
+  DAVIT_RETURN_IF_ERROR(EndSupervisor(pod));
+  if (pod->fixed().owns_cgroup) {
+    DAVIT_RETURN_IF_ERROR(groups_->Remove(pod->view()->cgroup_path, absl::Now() + kGroupTimeout));
+  }
+  DAVIT_RETURN_IF_ERROR(RemovePodDirectory(pod));
+  DAVIT_RETURN_IF_ERROR(pod->Change(PodPhase::kGone, [](PodView*) {}));
+  registry_.Remove(*pod);
+  return absl::OkStatus();
+}
+
+absl::Status ManagerImpl::EndSupervisor(const PodPtr& pod) {
+  pod->ExpectEnd();
+  Pod::Process process = pod->take_process();
+  if (process.watch != 0) loop_->Unwatch(process.watch);
+  const std::shared_ptr<SupervisorClient> client = pod->client();
+  bool asked = false;
+  if (client != nullptr && client->connected()) {
+    supervisor::v1::ToSupervisor request;
+    request.mutable_shutdown();
+    asked = client->CallAndWait(std::move(request), {}, kShutdownTimeout).ok();
+  }
+  if (process.pidfd.ok()) {
+    // A supervisor that has answered is on its way out.
+    if (!asked) sys::KillPidfd(process.pidfd.get(), SIGKILL).IgnoreError();
+    const absl::StatusOr<int> status =
+        sys::WaitPidfd(process.pidfd.get(), absl::Now() + kShutdownTimeout);
+    if (absl::IsDeadlineExceeded(status.status())) {
+      sys::KillPidfd(process.pidfd.get(), SIGKILL).IgnoreError();
+      sys::WaitPidfd(process.pidfd.get(), absl::Now() + kShutdownTimeout).IgnoreError();
+    }
+  }
+  if (client != nullptr) client->Close();
+  pod->set_client(nullptr);
+  // What a supervisor that was killed has left behind.
+  DAVIT_RETURN_IF_ERROR(RemoveNetnsBinding(pod->view()->netns_path));
+  return KillLeaf(pod->fixed().supervisor_leaf);
+}
+
+absl::Status ManagerImpl::UpdatePodRecord(const PodPtr& pod) {
+  state::v1::PodRecord record;
+  record.set_format_version(kRecordVersion);
+  record.set_boot_id(pod->fixed().boot_id);
+  record.set_owns_cgroup(pod->fixed().owns_cgroup);
+  record.set_supervisor_cgroup(pod->fixed().supervisor_leaf);
+  ToRecord(*pod->view(), &record);
+  return WritePodRecord(pod->fixed().directory, record);
+}
+
+absl::Status ManagerImpl::RemovePodDirectory(const PodPtr& pod) {
+  // The record first: from then on a restart takes the rest for a leftover and clears it away.
+  const std::string record = absl::StrCat(pod->fixed().directory, "/", kRecordFile);
+  if (unlink(record.c_str()) != 0 && errno != ENOENT) {
+    return sys::ErrnoStatus(errno, absl::StrCat("remove ", record));
+  }
+  return sys::RemoveTreeAt(AT_FDCWD, pod->fixed().directory);
+}
+
+void ManagerImpl::ScheduleNetworkRetry(absl::Duration delay) {
+  {
+    sys::MutexLock lock(&mutex_);
+    if (network_retry_scheduled_ || shutting_down_) return;
+    network_retry_scheduled_ = true;
+  }
+  loop_->After(delay, [this] {
+    if (!shutting_down_) workers_.Run([this] { RetryNetwork(); });
+  });
+}
+
+void ManagerImpl::RetryNetwork() {
+  {
+    sys::MutexLock lock(&mutex_);
+    network_retry_scheduled_ = false;
+  }
+  bool failed = false;
+  std::vector<std::string> broken;
+  for (const cni::StoredAttachment& attachment : network_->List(&broken)) {
+    if (shutting_down_) return;
+    {
+      sys::MutexLock lock(&mutex_);
+      if (attaching_.count(attachment.sandbox_id) != 0) continue;
+    }
+    const auto pod = registry_.FindPod(attachment.sandbox_id);
+    if (pod.ok() &&
+        ((*pod)->phase() == PodPhase::kReady || (*pod)->phase() == PodPhase::kStopping)) {
+      continue;
+    }
+    absl::Status status = network_->Del(attachment.sandbox_id, absl::Now() + options_.cni_timeout);
+    if (status.ok()) status = RemoveNetnsBinding(attachment.netns_path);
+    if (status.ok()) continue;
+    failed = true;
+    Report(Severity::kWarning,
+           absl::StrCat("detaching pod ", attachment.sandbox_id, " from network ",
+                        attachment.network, " failed and is tried again: ", status.message()));
+  }
+  for (const std::string& name : broken) {
+    Report(Severity::kWarning, absl::StrCat("the record of a network attachment is unreadable: ",
+                                            options_.root, "/cni/", name));
+  }
+  absl::Duration delay;
+  {
+    sys::MutexLock lock(&mutex_);
+    network_retry_delay_ =
+        failed ? std::min(network_retry_delay_ * 2, kMaxNetworkRetry) : absl::Seconds(10);
+    delay = network_retry_delay_;
+  }
+  if (failed) ScheduleNetworkRetry(delay);
+}
+
+}  // namespace davit::sandbox
