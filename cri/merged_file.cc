@@ -110,17 +110,17 @@ void PushFront(absl::string_view path, std::deque<std::string>* pending) {
   pending->insert(pending->begin(), parts.begin(), parts.end());
 }
 
-}  // namespace
+// Where a path leads once its links are followed.
+struct Resolved {
+  std::vector<std::string> components;  // none: the root
+  Found found;
+};
 
-absl::StatusOr<std::string> ReadMergedFile(const std::vector<std::string>& lower_dirs,
-                                           absl::string_view path, size_t limit) {
-  MergedTree tree(lower_dirs);
-  DAVIT_RETURN_IF_ERROR(tree.Open());
+absl::StatusOr<Resolved> Resolve(const MergedTree& tree, absl::string_view path) {
   std::deque<std::string> pending;
   PushFront(path, &pending);
-  std::vector<std::string> resolved;
+  Resolved at;
   int links = 0;
-  Found found;
   for (size_t steps = 0; !pending.empty(); ++steps) {
     if (steps > kMaxSteps) {
       return absl::FailedPreconditionError(absl::StrCat("image file ", path, ": path too long"));
@@ -129,25 +129,46 @@ absl::StatusOr<std::string> ReadMergedFile(const std::vector<std::string>& lower
     pending.pop_front();
     if (component == ".") continue;
     if (component == "..") {
-      if (!resolved.empty()) resolved.pop_back();
+      if (!at.components.empty()) at.components.pop_back();
       continue;
     }
-    resolved.push_back(component);
-    DAVIT_ASSIGN_OR_RETURN(found, tree.Lookup(resolved));
-    if (!S_ISLNK(found.st.st_mode)) continue;
+    at.components.push_back(component);
+    DAVIT_ASSIGN_OR_RETURN(at.found, tree.Lookup(at.components));
+    if (!S_ISLNK(at.found.st.st_mode)) continue;
     if (++links > kMaxLinks) {
       return absl::FailedPreconditionError(
           absl::StrCat("image file ", path, ": too many levels of symbolic links"));
     }
-    resolved.pop_back();
-    if (!found.link.empty() && found.link[0] == '/') resolved.clear();
-    PushFront(found.link, &pending);
+    at.components.pop_back();
+    if (!at.found.link.empty() && at.found.link[0] == '/') at.components.clear();
+    PushFront(at.found.link, &pending);
   }
-  if (resolved.empty() || !S_ISREG(found.st.st_mode)) {
+  // After a final ".." or link to the root what was found last is not where the path leads.
+  if (!at.components.empty()) {
+    DAVIT_ASSIGN_OR_RETURN(at.found, tree.Lookup(at.components));
+  }
+  return at;
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> ReadMergedFile(const std::vector<std::string>& lower_dirs,
+                                           absl::string_view path, size_t limit) {
+  MergedTree tree(lower_dirs);
+  DAVIT_RETURN_IF_ERROR(tree.Open());
+  DAVIT_ASSIGN_OR_RETURN(const Resolved at, Resolve(tree, path));
+  if (at.components.empty() || !S_ISREG(at.found.st.st_mode)) {
     return absl::FailedPreconditionError(
         absl::StrCat("image file ", path, " is not a regular file"));
   }
-  return tree.Read(found.layer, resolved, limit);
+  return tree.Read(at.found.layer, at.components, limit);
+}
+
+bool MergedDirectoryExists(const std::vector<std::string>& lower_dirs, absl::string_view path) {
+  MergedTree tree(lower_dirs);
+  if (!tree.Open().ok()) return false;
+  const absl::StatusOr<Resolved> at = Resolve(tree, path);
+  return at.ok() && (at->components.empty() || S_ISDIR(at->found.st.st_mode));
 }
 
 }  // namespace davit::cri

@@ -20,6 +20,9 @@ namespace davit::cri {
 absl::StatusOr<std::string> ReadMergedFile(const std::vector<std::string>& lower_dirs,
                                            absl::string_view path, size_t limit);
 
+// Whether the merged tree has a directory at `path`, by the same rules. False if it cannot be told.
+bool MergedDirectoryExists(const std::vector<std::string>& lower_dirs, absl::string_view path);
+
 }  // namespace davit::cri
 
 #endif  // DAVIT_CRI_MERGED_FILE_H_

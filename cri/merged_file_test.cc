@@ -110,6 +110,16 @@ TEST_F(MergedFileTest, ALinkedDirectoryIsFollowed) {
   EXPECT_EQ(Read("/etc/passwd").value_or("?"), "usr");
 }
 
+TEST_F(MergedFileTest, DirectoriesAreFoundThroughLinksButFilesAreNone) {
+  Write(2, "/usr/data/file", "x");
+  Link(1, "/data", "usr/data");
+  EXPECT_TRUE(MergedDirectoryExists(layers_, "/data"));
+  EXPECT_TRUE(MergedDirectoryExists(layers_, "/data/.."));
+  EXPECT_TRUE(MergedDirectoryExists(layers_, "/"));
+  EXPECT_FALSE(MergedDirectoryExists(layers_, "/data/file"));
+  EXPECT_FALSE(MergedDirectoryExists(layers_, "/nothing"));
+}
+
 TEST_F(MergedFileTest, LoopsFifosDirectoriesAndLargeFilesAreRefused) {
   Link(0, "/a", "b");
   Link(0, "/b", "a");
