@@ -99,7 +99,9 @@ absl::Status Session::CloneAndWatch() {
   DAVIT_RETURN_IF_ERROR(
       reaper_->Await(pid_, pidfd_.get(), [this](int wait_status) { OnReaped(wait_status); }));
   report_fd_ = launch_->report_fd();
-  return loop_->Watch(report_fd_, EPOLLIN, [this](uint32_t) { OnReport(); });
+  // One shot: Read closes the descriptor with its last message, and epoll would go on reporting it
+  // if another process, not exec'ed yet, still has a copy.
+  return loop_->Watch(report_fd_, EPOLLIN | EPOLLONESHOT, [this](uint32_t) { OnReport(); });
 }
 
 void Session::StopReport() {
@@ -108,12 +110,11 @@ void Session::StopReport() {
 
 void Session::OnReport() {
   while (report_fd_ >= 0) {
-    // Read closes the descriptor with its last event, so stop watching it before.
-    const int fd = report_fd_;
     const runtime::stage::Event event = launch_->Read();
-    if (launch_->report_fd() != fd) StopReport();
+    if (launch_->report_fd() < 0) StopReport();
     switch (event) {
       case runtime::stage::Event::kNothing:
+        if (report_fd_ >= 0) loop_->SetEvents(report_fd_, EPOLLIN | EPOLLONESHOT);
         return;
       case runtime::stage::Event::kCreated:
         if (phase_ != Phase::kCloned) break;
