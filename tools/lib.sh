@@ -1,5 +1,6 @@
 # Shell functions that the scripts here and in e2e/ share. Sourced, never run.
 
+export HOME=${HOME:-/root}
 DAVIT_TREE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 DAVIT_CACHE=${DAVIT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/davit}
 # The programs that a build makes, for tests and quickstart.

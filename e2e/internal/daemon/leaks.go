@@ -85,7 +85,7 @@ func (d *Daemon) Leftovers() []string {
 	for what, pattern := range map[string]string{
 		"network namespace": d.NetnsDir + "/*", "pod directory": d.State + "/pods/*",
 		"container directory": d.Root + "/containers/*", "attachment": d.Root + "/cni/*",
-		"staged layer": d.Root + "/images/staging/*",
+		"staged layer": d.Root + "/images/staging/*", "trash": d.Root + "/trash/*",
 	} {
 		paths, _ := filepath.Glob(pattern)
 		for _, path := range paths {
@@ -157,7 +157,8 @@ func (d *Daemon) supervisorGroups() []string {
 	defer d.mu.Unlock()
 	var found []string
 	for _, id := range d.pods {
-		for _, pattern := range []string{"/sys/fs/cgroup/*/davit-pod-", "/sys/fs/cgroup/*/*/davit-pod-", "/sys/fs/cgroup/*/*/*/davit-pod-"} {
+		for _, pattern := range []string{"/sys/fs/cgroup/davit-supervisors/", "/sys/fs/cgroup/*/davit-supervisors/",
+			"/sys/fs/cgroup/*/davit-pod-", "/sys/fs/cgroup/*/*/davit-pod-", "/sys/fs/cgroup/*/*/*/davit-pod-"} {
 			if paths, _ := filepath.Glob(pattern + id); len(paths) > 0 {
 				found = append(found, "supervisor's cgroup "+paths[0])
 			}
