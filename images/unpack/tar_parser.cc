@@ -124,7 +124,8 @@ absl::Status TarParser::Push(absl::string_view data) {
 absl::Status TarParser::Finish() {
   const bool at_border = state_ == State::kEnd || state_ == State::kPadding ||
                          (state_ == State::kHeader && block_.empty());
-  if (at_border) return absl::OkStatus();
+  const bool entry_due = pax_.has_value() || gnu_name_.has_value() || gnu_link_.has_value();
+  if (at_border && (state_ == State::kEnd || !entry_due)) return absl::OkStatus();
   if (!entry_.path.empty()) return Broken(entry_, "the tar stream is truncated here");
   return absl::DataLossError("the tar stream is truncated inside a header");
 }

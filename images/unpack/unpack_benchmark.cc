@@ -1,7 +1,7 @@
 // How long one layer takes through davit-unpack, as the daemon runs it, and where the bound is:
 //   unpack_benchmark HELPER BLOB DIRECTORY [RUNS]
-// DIRECTORY must exist; each run makes, syncs and removes DIRECTORY/run. Use a journaled ext4, XFS or
-// tmpfs: ext4 without a journal slows down for minutes after a large removal.
+// DIRECTORY must exist; each run makes, syncs and removes DIRECTORY/run. Use a journaled ext4, XFS
+// or tmpfs: ext4 without a journal slows down for minutes after a large removal.
 
 #include <fcntl.h>
 #include <openssl/evp.h>
@@ -57,14 +57,14 @@ absl::Status RunOnce(int helper, absl::string_view blob, int directory) {
   const absl::Time unpacked = absl::Now();
   const double cpu_used = CpuSeconds(RUSAGE_CHILDREN) - cpu;
   if (syncfs(staging.get()) != 0) return sys::ErrnoStatus(errno, "syncfs");
-  printf("%llu entries, %.1f MB -> %.1f MB: %.3f s (helper's CPU %.2f s), %.0f MB/s; syncfs %.3f s\n",
-         static_cast<unsigned long long>(result.entries),
-         static_cast<double>(result.compressed_size) / 1e6,
-         static_cast<double>(result.uncompressed_size) / 1e6,
-         absl::ToDoubleSeconds(unpacked - start), cpu_used,
-         static_cast<double>(result.uncompressed_size) / 1e6 /
-             absl::ToDoubleSeconds(unpacked - start),
-         absl::ToDoubleSeconds(absl::Now() - unpacked));
+  printf(
+      "%llu entries, %.1f MB -> %.1f MB: %.3f s (helper's CPU %.2f s), %.0f MB/s; syncfs %.3f s\n",
+      static_cast<unsigned long long>(result.entries),
+      static_cast<double>(result.compressed_size) / 1e6,
+      static_cast<double>(result.uncompressed_size) / 1e6, absl::ToDoubleSeconds(unpacked - start),
+      cpu_used,
+      static_cast<double>(result.uncompressed_size) / 1e6 / absl::ToDoubleSeconds(unpacked - start),
+      absl::ToDoubleSeconds(absl::Now() - unpacked));
   return sys::RemoveTreeAt(directory, "run");
 }
 
@@ -79,8 +79,7 @@ absl::Status Run(int argc, char** argv) {
   struct stat st;
   if (fstat(blob.get(), &st) != 0) return sys::ErrnoStatus(errno, "stat the blob");
   const auto size = static_cast<size_t>(st.st_size);
-  void* const data =
-      mmap(nullptr, size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, blob.get(), 0);
+  void* const data = mmap(nullptr, size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, blob.get(), 0);
   if (data == MAP_FAILED) return sys::ErrnoStatus(errno, "map the blob");
   for (int run = 0; run < (argc > 4 ? atoi(argv[4]) : 3); ++run) {
     DAVIT_RETURN_IF_ERROR(RunOnce(
