@@ -28,7 +28,6 @@ std::string Builder::Finish() {
   header_.slot_count = static_cast<uint32_t>(next_slot_);
   header_.parent_count = static_cast<uint32_t>(parent_.size());
   header_.child_count = static_cast<uint32_t>(child_.size());
-  if (data_.empty()) String("");
   const size_t ops = (parent_.size() + child_.size()) * sizeof(Op);
   header_.data_offset = static_cast<uint32_t>(sizeof(Header) + ops);
   header_.data_size = static_cast<uint32_t>(data_.size());

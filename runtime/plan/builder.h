@@ -13,7 +13,11 @@ namespace davit::runtime::plan {
 // Puts a plan together. The compiler appends operations; Finish lays them out. Not thread-safe.
 class Builder {
  public:
-  explicit Builder(Kind kind) { header_.kind = kind; }
+  // An operation's absent strings are the empty one, at offset 0.
+  explicit Builder(Kind kind) {
+    header_.kind = kind;
+    String("");
+  }
 
   Header& header() { return header_; }
 

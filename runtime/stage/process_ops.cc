@@ -21,12 +21,6 @@ namespace raw = sys::raw;
 
 namespace {
 
-// Descriptors of the payload's stdio may themselves be 0, 1 or 2 here: they step aside first.
-int StepAside(int fd) {
-  if (fd > 2) return fd;
-  return static_cast<int>(raw::Call(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 3));
-}
-
 // Whoever the payload runs as must be able to open its own pipes (/dev/stdout) again. Only pipes:
 // they were made for it; a file or a terminal has an owner already.
 int OwnPipe(int fd, uid_t owner) {
@@ -90,10 +84,8 @@ int SetUpStdio(Stage& stage, const Op& op) {
       null = StepAside(raw::OpenAt(AT_FDCWD, "/dev/null", O_RDWR));
       if (null < 0) return null;
     }
-    fd = fd < 0 ? null : StepAside(fd);
-    if (fd < 0) return fd;
+    if (fd < 0) fd = null;
   }
-  if (stage.report <= 2) stage.report = StepAside(stage.report);
   for (int number = 0; number < 3; ++number) {
     if (op.x != UINT64_MAX && fds[number] != null) {
       const int result = OwnPipe(fds[number], static_cast<uid_t>(op.x));

@@ -86,6 +86,20 @@ const Row* Find(const Row (&rows)[N], Code code) {
   return nullptr;
 }
 
+// 0, 1 and 2 become the payload's: whatever of ours has one of these numbers (a creator may run with
+// them closed) moves out of the way first.
+bool VacateStdio(Stage& stage) {
+  stage.report = StepAside(stage.report);
+  const uint32_t count = stage.view.header().slot_count;
+  bool good = stage.report >= 0;
+  for (uint32_t i = 0; i < count; ++i) {
+    if (stage.fds[i] < 0 || stage.fds[i] > 2) continue;
+    stage.fds[i] = StepAside(stage.fds[i]);
+    good = good && stage.fds[i] >= 0;
+  }
+  return good;
+}
+
 uint64_t Now() {
   timespec time;
   clock_gettime(CLOCK_MONOTONIC, &time);
@@ -136,6 +150,11 @@ void Stage::Drop(int32_t slot) {
   fds[slot] = -1;
 }
 
+int StepAside(int fd) {
+  if (fd < 0 || fd > 2) return fd;
+  return static_cast<int>(raw::Call(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 3));
+}
+
 const Row* FindParentRow(Code code) { return Find(kParentRows, code); }
 const Row* FindChildRow(Code code) { return Find(kChildRows, code); }
 
@@ -154,6 +173,7 @@ void RunChild(Stage& stage) {
   prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   ResetSignals();
   umask(0);
+  if (!VacateStdio(stage)) raw::Exit(128);
   const std::span<const Op> ops = stage.view.child_ops();
   const uint32_t first = stage.view.header().parent_count;
   for (uint32_t i = 0; i < ops.size(); ++i) {

@@ -78,6 +78,9 @@ inline constexpr char kTellConsole = 'T';  // with a descriptor
 inline constexpr char kTellRootfs = 'R';   // with a descriptor
 int Tell(int socket, char what, int fd);
 
+// `fd`, or a duplicate of it above 2.
+int StepAside(int fd);
+
 // ---- resolving beneath the rootfs, or beneath another directory ("base" -1: the rootfs)
 
 // openat2 with RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | `resolve`.
