@@ -5,6 +5,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -90,18 +91,22 @@ absl::Status SendPacket(int socket, absl::string_view data, std::span<const int>
 }
 
 absl::StatusOr<Packet> ReceivePacket(int socket) {
+  // Its size first: a buffer for the largest would dirty memory in a process that there is one of
+  // for each pod.
+  ssize_t n;
+  do {
+    n = recv(socket, nullptr, 0, MSG_PEEK | MSG_TRUNC);
+  } while (n < 0 && errno == EINTR);
+  if (n < 0) return ErrnoStatus(errno, "receive packet");
   Packet packet;
-  // On the stack, and left as it is: only the pages that the packet fills are ever touched, which
-  // counts in a process that there is one of for each pod.
-  char buffer[kMaxPacket];
-  iovec iov{buffer, sizeof buffer};
+  packet.data.resize(std::min(static_cast<size_t>(n), kMaxPacket));
+  iovec iov{packet.data.data(), packet.data.size()};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * kMaxPacketFds)];
   msghdr message{};
   message.msg_iov = &iov;
   message.msg_iovlen = 1;
   message.msg_control = control;
   message.msg_controllen = sizeof control;
-  ssize_t n;
   do {
     n = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
   } while (n < 0 && errno == EINTR);
@@ -121,7 +126,7 @@ absl::StatusOr<Packet> ReceivePacket(int socket) {
         "receive packet: truncated; the peer sent more than the protocol allows");
   }
   if (n == 0) return absl::OutOfRangeError("receive packet: the peer closed the connection");
-  packet.data.assign(buffer, static_cast<size_t>(n));
+  packet.data.resize(static_cast<size_t>(n));
   return packet;
 }
 

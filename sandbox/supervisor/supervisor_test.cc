@@ -921,6 +921,7 @@ TEST_F(SupervisorTest, ASharedPidNamespaceHasDavitInitAsItsFirstProcess) {
   // If somebody kills the init from outside, everything in the namespace ends, and is told.
   ASSERT_EQ(kill(init, SIGKILL), 0);
   EXPECT_EQ(WTERMSIG(AwaitExit("c1").wait_status()), SIGKILL);
+  ASSERT_TRUE(Eventually([&] { return !Exists(absl::StrCat("/proc/", init)); }));
   EXPECT_EQ(static_cast<absl::StatusCode>(
                 Create("c3", {.args = {"true"}, .share_pid = true}).error().code()),
             absl::StatusCode::kFailedPrecondition);
