@@ -226,6 +226,11 @@ class CreateCompiler {
     op.t = builder_.String(overlay.upper_dir);
     op.u = builder_.String(overlay.work_dir);
     if (overlay.volatile_upper) op.flags |= kVolatile;
+    if (context_.user_namespace && !spec_.linux_.uid_mappings.empty()) {
+      // The rootfs' own directory belongs to the container's root.
+      op.x = HostId(spec_.linux_.uid_mappings, 0);
+      op.y = HostId(spec_.linux_.gid_mappings, 0);
+    }
     KeepClone();
     return absl::OkStatus();
   }
@@ -316,6 +321,11 @@ class CreateCompiler {
     if (context_.user_namespace) {
       Join(context_.user_namespace_slot, CLONE_NEWUSER);
       builder_.Child(Code::kBecomeRoot);
+      if (with_process != 0 && builder_.header().pid_namespace >= 0) {
+        // Born again inside another pid namespace, its id could not be told to the creator.
+        return absl::UnimplementedError(
+            "linux.namespaces: a joined pid namespace beside new ones in a user namespace");
+      }
       if (with_process != 0) {
         builder_.Child(Code::kCloneAgain).x = with_process;
         builder_.header().clones_again = 1;

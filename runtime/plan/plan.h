@@ -62,7 +62,8 @@ enum class Code : uint16_t {
   // [a: cgroup directory] (s: eBPF instructions): attaches a device program (cgroup v2).
   kAttachDeviceProgram,
   // [b: out, c: user namespace or -1] (s: lower directories, topmost first, t: upper, u: work).
-  // Flags kVolatile. Makes an overlay mount, detached; upper and work are made if missing.
+  // x, y: owner of the upper directory, 0 = as the topmost layer's. Flags kVolatile. Makes an
+  // overlay mount, detached; upper and work are made if missing.
   kMakeOverlay,
   // (s: absolute directory) x: mode. Makes it if it is missing; its parent exists.
   kMakeHostDirectory,
