@@ -64,6 +64,10 @@ class LayerPin {
   virtual ~LayerPin() = default;
   // Absolute directories, the topmost layer first, as overlayfs' lowerdir wants them.
   virtual const std::vector<std::string>& lower_dirs() const = 0;
+  // The one of them whose owner, mode and xattrs are those of the image's root directory: the
+  // topmost that describes it. overlayfs shows its upper directory's instead, so whoever makes an
+  // upper directory copies them from here.
+  virtual const std::string& root_dir() const { return lower_dirs().front(); }
 };
 
 // A pull that was asked for. Cancelling only stops this caller from waiting: the pull itself is a

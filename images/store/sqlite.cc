@@ -1,0 +1,115 @@
+#include "images/store/sqlite.h"
+
+#include <sqlite3.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/sys/errno.h"
+
+namespace davit::images {
+namespace {
+
+absl::Status Error(sqlite3* db, int code) {
+  const std::string message = absl::StrCat("image database: ", sqlite3_errmsg(db));
+  switch (code & 0xff) {
+    case SQLITE_FULL:
+    case SQLITE_NOMEM:
+      return absl::ResourceExhaustedError(message);
+    case SQLITE_CORRUPT:
+    case SQLITE_NOTADB:
+      return absl::DataLossError(message);
+    default:
+      return absl::InternalError(message);
+  }
+}
+
+}  // namespace
+
+SqliteStatement::SqliteStatement(SqliteStatement&& other) noexcept
+    : db_(other.db_), statement_(std::exchange(other.statement_, nullptr)), bound_(other.bound_) {}
+
+SqliteStatement::~SqliteStatement() { sqlite3_finalize(statement_); }
+
+SqliteStatement& SqliteStatement::Bind(int64_t value) {
+  sqlite3_bind_int64(statement_, ++bound_, value);
+  return *this;
+}
+
+SqliteStatement& SqliteStatement::Bind(absl::string_view value) {
+  sqlite3_bind_text64(statement_, ++bound_, value.empty() ? "" : value.data(), value.size(),
+                      SQLITE_TRANSIENT, SQLITE_UTF8);
+  return *this;
+}
+
+absl::StatusOr<bool> SqliteStatement::Step() {
+  const int code = sqlite3_step(statement_);
+  if (code == SQLITE_ROW) return true;
+  if (code == SQLITE_DONE) return false;
+  return Error(db_, code);
+}
+
+absl::Status SqliteStatement::Run() {
+  const absl::Status status = Step().status();
+  sqlite3_reset(statement_);
+  bound_ = 0;
+  return status;
+}
+
+int64_t SqliteStatement::Integer(int column) const {
+  return sqlite3_column_int64(statement_, column);
+}
+
+std::string SqliteStatement::Text(int column) const {
+  const unsigned char* text = sqlite3_column_text(statement_, column);
+  const int size = sqlite3_column_bytes(statement_, column);
+  if (text == nullptr) return "";
+  return std::string(reinterpret_cast<const char*>(text), static_cast<size_t>(size));
+}
+
+absl::StatusOr<std::unique_ptr<Sqlite>> Sqlite::Open(const std::string& path) {
+  sqlite3* handle = nullptr;
+  const int code =
+      sqlite3_open_v2(path.c_str(), &handle,
+                      SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, nullptr);
+  auto db = std::unique_ptr<Sqlite>(new Sqlite(handle));
+  if (code != SQLITE_OK) return sys::Annotate(Error(handle, code), absl::StrCat("open ", path));
+  sqlite3_extended_result_codes(handle, 1);
+  sqlite3_busy_timeout(handle, 5000);
+  const absl::Status status = db->Execute(
+      "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;"
+      "PRAGMA trusted_schema=OFF;");
+  if (!status.ok()) return sys::Annotate(status, absl::StrCat("open ", path));
+  return db;
+}
+
+Sqlite::~Sqlite() { sqlite3_close_v2(db_); }
+
+absl::Status Sqlite::Execute(const char* sql) {
+  const int code = sqlite3_exec(db_, sql, nullptr, nullptr, nullptr);
+  return code == SQLITE_OK ? absl::OkStatus() : Error(db_, code);
+}
+
+absl::StatusOr<SqliteStatement> Sqlite::Prepare(const char* sql) {
+  sqlite3_stmt* statement = nullptr;
+  const int code = sqlite3_prepare_v2(db_, sql, -1, &statement, nullptr);
+  if (code != SQLITE_OK) return Error(db_, code);
+  return SqliteStatement(db_, statement);
+}
+
+absl::StatusOr<int64_t> Sqlite::QueryInteger(const char* sql) {
+  DAVIT_ASSIGN_OR_RETURN(SqliteStatement statement, Prepare(sql));
+  DAVIT_ASSIGN_OR_RETURN(const bool row, statement.Step());
+  return row ? statement.Integer(0) : 0;
+}
+
+absl::Status Sqlite::Transaction(const std::function<absl::Status()>& body) {
+  DAVIT_RETURN_IF_ERROR(Execute("BEGIN IMMEDIATE"));
+  absl::Status status = body();
+  if (status.ok()) status = Execute("COMMIT");
+  // Fails where SQLite has rolled back itself, as it does on a full disk.
+  if (!status.ok()) sqlite3_exec(db_, "ROLLBACK", nullptr, nullptr, nullptr);
+  return status;
+}
+
+}  // namespace davit::images
