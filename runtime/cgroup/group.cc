@@ -163,8 +163,7 @@ class CgroupfsGroups : public Groups {
  private:
   absl::Status List(absl::string_view group, std::set<pid_t>& pids) const {
     for (size_t i = 0; i < layout_.hierarchies.size(); ++i) {
-      const absl::Status status =
-          CollectProcesses(layout_.Directory(static_cast<int>(i), group), pids);
+      absl::Status status = CollectProcesses(layout_.Directory(static_cast<int>(i), group), pids);
       if (!status.ok() && !absl::IsNotFound(status)) return status;
     }
     return absl::OkStatus();
@@ -240,7 +239,7 @@ absl::Status CgroupfsGroups::Update(absl::string_view group,
                          CompileResources(resources, layout_, current));
   DAVIT_RETURN_IF_ERROR(CheckUsageBefore(group, resources));
   std::vector<Write> undo;
-  const absl::Status status = ExecuteWrites(layout_, group, writes, &undo);
+  absl::Status status = ExecuteWrites(layout_, group, writes, &undo);
   if (status.ok()) return status;
   // The first error is what the caller has to know. An undo that fails leaves the others undone as
   // far as the kernel lets them be.

@@ -459,8 +459,8 @@ uint64_t CpuSharesToWeight(uint64_t shares) {
 
 uint64_t BlkioWeightToIoWeight(uint16_t weight) {
   if (weight == 0) return 0;
-  const int clamped = std::clamp<int>(weight, 10, 1000);
-  return static_cast<uint64_t>(1 + (clamped - 10) * 9999 / 990);
+  const uint64_t clamped = std::clamp<uint64_t>(weight, 10, 1000);
+  return 1 + (clamped - 10) * 9999 / 990;
 }
 
 std::vector<spec::DeviceCgroupRule> DefaultDeviceRules() {

@@ -12,7 +12,10 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "gtest/gtest.h"
 #include "runtime/seccomp/bpf_interpreter.h"
@@ -92,6 +95,38 @@ TEST(DefaultProfileTest, PersonalitiesThatWeakenTheAddressSpaceAreRefused) {
   EXPECT_EQ(Answer(0, SYS_personality, {0xffffffff}), SECCOMP_RET_ALLOW);
   EXPECT_EQ(Answer(0, SYS_personality, {0}), SECCOMP_RET_ALLOW);
   EXPECT_EQ(Answer(0, SYS_personality, {0x0040000}), kDenied);  // ADDR_NO_RANDOMIZE
+}
+
+// The binary tree and what is put in front of it against a plain reading of the profile.
+TEST(DefaultProfileTest, EveryNumberOfEachArchitectureIsAnsweredAsTheProfileSays) {
+  const spec::Seccomp profile = DefaultProfile(Bit(CAP_SYS_CHROOT));
+  const auto program = Compile(profile);
+  ASSERT_TRUE(program.ok()) << program.status();
+  std::set<std::string> allowed;
+  std::set<std::string> conditional;
+  for (const spec::SeccompRule& rule : profile.syscalls) {
+    auto& names = rule.args.empty() && rule.action == "SCMP_ACT_ALLOW" ? allowed : conditional;
+    names.insert(rule.names.begin(), rule.names.end());
+  }
+  int compared = 0;
+#if defined(__x86_64__)
+  const std::vector<uint32_t> architectures = {SCMP_ARCH_X86_64, SCMP_ARCH_X86};
+#else
+  const std::vector<uint32_t> architectures = {seccomp_arch_native()};
+#endif
+  for (const uint32_t architecture : architectures) {
+    for (int number = 0; number < 449; ++number) {
+      char* resolved = seccomp_syscall_resolve_num_arch(architecture, number);
+      const std::string name = resolved == nullptr ? "" : resolved;
+      free(resolved);
+      if (conditional.count(name) != 0) continue;
+      EXPECT_EQ(Evaluate(program->bpf, architecture, static_cast<uint32_t>(number)),
+                allowed.count(name) != 0 ? SECCOMP_RET_ALLOW : kDenied)
+          << name << " " << number << " of architecture " << architecture;
+      ++compared;
+    }
+  }
+  EXPECT_GT(compared, 400);
 }
 
 TEST(DefaultProfileTest, CallsOfTheFutureDoNotExist) {

@@ -96,7 +96,12 @@ void ProbeMounts(KernelFeatures& features) {
   const UniqueFd overlay = FsOpen("overlay");
   features.overlay = overlay.ok();
   if (overlay.ok()) {
+    // Before 6.5 a file system without the new interface took any key here and looked at it only
+    // when it was made: the key says something only where nonsense is refused.
+    const bool checks_keys =
+        syscall(SYS_fsconfig, overlay.get(), FSCONFIG_SET_STRING, "no_such_option", "1", 0) != 0;
     features.overlay_lowerdir_append =
+        checks_keys &&
         syscall(SYS_fsconfig, overlay.get(), FSCONFIG_SET_STRING, "lowerdir+", "/", 0) == 0;
     features.overlay_layer_fds = syscall(SYS_fsconfig, overlay.get(), FSCONFIG_SET_FD, "lowerdir+",
                                          nullptr, root.get()) == 0;
