@@ -199,7 +199,9 @@ absl::StatusOr<PodNamespaces> CreatePodNamespaces(const PodNamespaceOptions& opt
     }
     BuildMounts(outcome, shm_size.c_str(), user);
   };
-  DAVIT_RETURN_IF_ERROR(child.Run(user ? CLONE_NEWUSER : 0, build));
+  // With a user namespace it is the first of a pid namespace as well: procfs may be mounted by the
+  // owner of the mounter's pid namespace only.
+  DAVIT_RETURN_IF_ERROR(child.Run(user ? CLONE_NEWUSER | CLONE_NEWPID : 0, build));
   if (user) {
     DAVIT_RETURN_IF_ERROR(child.WriteMaps(options.uid_map, options.gid_map));
     DAVIT_ASSIGN_OR_RETURN(result.user, child.OpenNamespace("user"));

@@ -62,6 +62,7 @@ Container::Container(const PodTools& tools, std::string id, Observer observer)
 }
 
 Container::~Container() {
+  if (kill_timer_ != 0) tools_.loop->Cancel(kill_timer_);
   if (log_ != nullptr) tools_.log_writer->Close(log_, nullptr);
 }
 

@@ -1,9 +1,11 @@
 // Drives the built davit-pod as davitd does, over its socket, with containers made of busybox.
 
 #include <fcntl.h>
+#include <linux/nsfs.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -1042,6 +1044,118 @@ TEST_F(SupervisorTest, RequestsForManyContainersMayBeInFlightAtOnce) {
   }
   EXPECT_TRUE(Eventually([&] { return descriptors() + kContainers <= before; }));
   EXPECT_TRUE(cgroups_.Children().empty());
+}
+
+// A file system whose server never answers: every look-up in it hangs until the one who asks is
+// killed, as on a dead NFS server.
+class HungFileSystem {
+ public:
+  explicit HungFileSystem(const std::string& path) : path_(path) {
+    device_.reset(open("/dev/fuse", O_RDWR | O_CLOEXEC));
+    EXPECT_TRUE(device_.ok());
+    EXPECT_EQ(mkdir(path.c_str(), 0755), 0);
+    const std::string options =
+        absl::StrCat("fd=", device_.get(), ",rootmode=40000,user_id=0,group_id=0");
+    EXPECT_EQ(mount("hung", path.c_str(), "fuse", 0, options.c_str()), 0);
+  }
+  ~HungFileSystem() {
+    EXPECT_EQ(umount2(path_.c_str(), MNT_DETACH), 0);
+    device_.reset();
+  }
+
+ private:
+  std::string path_;
+  sys::UniqueFd device_;
+};
+
+TEST_F(SupervisorTest, AHungBindSourceHoldsUpNothingButItsOwnContainer) {
+  StartPod();
+  HungFileSystem hung(dir_ + "/hung");
+  const uint64_t request =
+      SendCreate("c1", {.args = {"true"}, .bind_source = dir_ + "/hung/x", .timeout_ms = 500});
+  Run("c2", {.args = {"echo", "meanwhile"}});
+  AwaitExit("c2");
+  const Reply reply = AwaitReply(request);
+  EXPECT_EQ(static_cast<absl::StatusCode>(reply.error().code()),
+            absl::StatusCode::kDeadlineExceeded);
+  EXPECT_TRUE(absl::StrContains(reply.error().message(), dir_ + "/hung/x"))
+      << reply.error().message();
+  // Removing one that hangs gives its creation up at once.
+  const uint64_t second =
+      SendCreate("c3", {.args = {"true"}, .bind_source = dir_ + "/hung/x", .timeout_ms = 60000});
+  EXPECT_FALSE(Remove("c3").has_error());
+  ASSERT_FALSE(Remove("c2").has_error());
+  EXPECT_TRUE(cgroups_.Children().empty());
+  Reconnect();
+  EXPECT_EQ(hello_.hello().containers_size(), 0);
+  (void)second;
+}
+
+TEST_F(SupervisorTest, TheNamespacesOfAPodWithAUserNamespaceBelongToIt) {
+  StartPod([&](PodConfig* config) {
+    for (auto* maps : {config->mutable_uid_maps(), config->mutable_gid_maps()}) {
+      auto* map = maps->Add();
+      map->set_container_id(0);
+      map->set_host_id(200000);
+      map->set_size(65536);
+    }
+    config->set_new_network_namespace(true);
+    config->set_netns_path(netns_path());
+    config->set_shared_pid_namespace(true);
+    config->set_init_cgroup(cgroups_.unified());
+    (*config->mutable_sysctls())["net.ipv4.ip_unprivileged_port_start"] = "99";
+  });
+  ASSERT_TRUE(hello_.has_hello()) << hello_.error().message();
+  const int init = hello_.hello().init_pid();
+  const std::string user = LinkOf(absl::StrCat("/proc/", init, "/ns/user"));
+  EXPECT_NE(user, LinkOf("/proc/self/ns/user"));
+  EXPECT_EQ(LinkOf(absl::StrCat("/proc/", pid_, "/ns/user")), LinkOf("/proc/self/ns/user"));
+  for (const char* type : {"net", "ipc", "uts"}) {
+    const sys::UniqueFd ns(
+        open(absl::StrCat("/proc/", pid_, "/ns/", type).c_str(), O_RDONLY | O_CLOEXEC));
+    const sys::UniqueFd owner(ioctl(ns.get(), NS_GET_USERNS));
+    ASSERT_TRUE(owner.ok()) << type;
+    EXPECT_EQ(LinkOf(absl::StrCat("/proc/self/fd/", owner.get())), user) << type;
+  }
+}
+
+// Whatever a dying daemon leaves half asked for, the next one finds a supervisor in order.
+TEST_F(SupervisorTest, ADaemonMayDieAtAnyMoment) {
+  StartPod();
+  Run("base", {.args = {"sleep", "1000"}});
+  for (int round = 0; round < 40; ++round) {
+    const std::string id = absl::StrCat("c", round);
+    SendCreate(id, {.args = {"sh", "-c", "sleep 1000 & sleep 1000"}});
+    if (round % 4 >= 1) {
+      SendRequest([&](ToSupervisor* r) { r->mutable_start_container()->set_container_id(id); });
+    }
+    if (round % 4 >= 2) {
+      const sys::UniqueFd plan =
+          Memfd("plan", ExecPlan("base", id, {.args = {"sh", "-c", "sleep 1000 & sleep 1000"}}));
+      SendRequest(
+          [&](ToSupervisor* r) {
+            r->mutable_exec()->set_exec_id(id);
+            r->mutable_exec()->set_container_id("base");
+          },
+          {plan.get()});
+    }
+    if (round % 4 == 3) {
+      SendRequest([&](ToSupervisor* r) { r->mutable_remove_container()->set_container_id(id); });
+    }
+    usleep(static_cast<useconds_t>(round * 150));
+    socket_.reset();
+    Reconnect();
+    ASSERT_TRUE(hello_.has_hello());
+  }
+  for (int round = 0; round < 40; ++round) {
+    const Reply removed = Remove(absl::StrCat("c", round));
+    EXPECT_FALSE(removed.has_error()) << removed.error().message();
+  }
+  EXPECT_TRUE(Eventually([&] { return Members("base").size() == 1; }));
+  Reconnect();
+  ASSERT_EQ(hello_.hello().containers_size(), 1);
+  EXPECT_EQ(hello_.hello().containers(0).phase(), ContainerState::RUNNING);
+  EXPECT_EQ(Output("base", {"echo", "fine"}), "fine\n");
 }
 
 }  // namespace
