@@ -1,0 +1,126 @@
+#include "images/store/catalog.h"
+
+#include <gtest/gtest.h>
+
+#include "absl/strings/match.h"
+#include "images/testing/temp_dir.h"
+
+namespace davit::images {
+namespace {
+
+using testing::TempDir;
+
+ImageRecord SomeImage(const std::string& id, std::vector<std::string> names,
+                      std::vector<int64_t> layers) {
+  ImageRecord image;
+  image.id = id;
+  image.manifest_digest = "m" + id;
+  image.size = 7;
+  image.names = std::move(names);
+  image.blobs = {{"m" + id, "type", 3, BlobKind::kManifest}};
+  image.layers = std::move(layers);
+  return image;
+}
+
+LayerRecord SomeLayer(int64_t id) {
+  LayerRecord layer;
+  layer.id = id;
+  layer.key = "diff:" + std::to_string(id);
+  layer.diff_id = std::to_string(id);
+  layer.bytes = 10;
+  layer.has_root_entry = true;
+  return layer;
+}
+
+class CatalogTest : public ::testing::Test {
+ protected:
+  CatalogTest() { Reopen(); }
+  void Reopen() {
+    catalog_.reset();
+    catalog_ = *Catalog::Open(dir_.path("images.db"));
+  }
+
+  TempDir dir_;
+  std::unique_ptr<Catalog> catalog_;
+};
+
+TEST_F(CatalogTest, KeepsImagesWithTheirLayersInOrder) {
+  ASSERT_TRUE(
+      catalog_->PutImage(SomeImage("a", {"n:1", "n@d"}, {2, 1, 2}), {SomeLayer(1), SomeLayer(2)})
+          .ok());
+  Reopen();
+  const auto content = catalog_->Load();
+  ASSERT_TRUE(content.ok()) << content.status();
+  ASSERT_EQ(content->images.size(), 1u);
+  EXPECT_EQ(content->images[0].layers, (std::vector<int64_t>{2, 1, 2}));
+  EXPECT_EQ(content->images[0].names, (std::vector<std::string>{"n:1", "n@d"}));
+  EXPECT_EQ(content->images[0].blobs[0].media_type, "type");
+  ASSERT_EQ(content->layers.size(), 2u);
+  EXPECT_TRUE(content->layers[0].has_root_entry);
+  EXPECT_EQ(content->next_layer_id, 3);
+}
+
+TEST_F(CatalogTest, ANameBelongsToTheImageThatGotItLast) {
+  ASSERT_TRUE(catalog_->PutImage(SomeImage("a", {"n:1"}, {}), {}).ok());
+  ASSERT_TRUE(catalog_->PutImage(SomeImage("b", {"n:1"}, {}), {}).ok());
+  const auto content = *catalog_->Load();
+  EXPECT_TRUE(content.images[0].names.empty());
+  EXPECT_EQ(content.images[1].names.size(), 1u);
+}
+
+TEST_F(CatalogTest, AnImageWhoseLayerIsMissingIsNotCommittedAtAll) {
+  EXPECT_FALSE(catalog_->PutImage(SomeImage("a", {"n:1"}, {1, 9}), {SomeLayer(1)}).ok());
+  const auto content = *catalog_->Load();
+  EXPECT_TRUE(content.images.empty());
+  EXPECT_TRUE(content.layers.empty());
+}
+
+TEST_F(CatalogTest, LayerIdsAreNeverUsedTwice) {
+  ASSERT_TRUE(catalog_->PutImage(SomeImage("a", {}, {5}), {SomeLayer(5)}).ok());
+  ASSERT_TRUE(catalog_->RemoveImages({"a"}).ok());
+  ASSERT_TRUE(catalog_->DeleteLayers({5}).ok());
+  Reopen();
+  EXPECT_EQ(catalog_->Load()->next_layer_id, 6);
+}
+
+TEST_F(CatalogTest, RemovingAnImageTakesItsNamesAndKeepsItsLayers) {
+  ASSERT_TRUE(catalog_->PutImage(SomeImage("a", {"n:1"}, {1}), {SomeLayer(1)}).ok());
+  EXPECT_FALSE(catalog_->DeleteLayers({1}).ok());  // an image needs it
+  ASSERT_TRUE(catalog_->RemoveImages({"a"}).ok());
+  EXPECT_EQ(catalog_->Load()->layers.size(), 1u);
+  ASSERT_TRUE(catalog_->PutImage(SomeImage("a", {"n:1"}, {1}), {}).ok());
+}
+
+TEST_F(CatalogTest, ADamagedFileIsReportedAndNotReplaced) {
+  catalog_.reset();
+  testing::WriteTestFile(dir_.path("bad.db"), std::string(8192, 'x'));
+  const auto bad = Catalog::Open(dir_.path("bad.db"));
+  EXPECT_TRUE(absl::IsDataLoss(bad.status())) << bad.status();
+  EXPECT_TRUE(absl::StrContains(bad.status().message(), "bad.db")) << bad.status();
+
+  catalog_ = *Catalog::Open(dir_.path("half.db"));
+  for (int i = 1; i < 200; ++i) {
+    ASSERT_TRUE(
+        catalog_
+            ->PutImage(SomeImage(std::to_string(i), {std::string(200, 'n')}, {i}), {SomeLayer(i)})
+            .ok());
+  }
+  catalog_.reset();
+  std::string bytes = testing::ReadTestFile(dir_.path("half.db"));
+  std::fill(bytes.begin() + 8192, bytes.begin() + 24576, '\x5a');
+  testing::WriteTestFile(dir_.path("half.db"), bytes);
+  const auto half = Catalog::Open(dir_.path("half.db"));
+  EXPECT_TRUE(absl::IsDataLoss(half.status())) << half.status();
+}
+
+TEST_F(CatalogTest, ANewerVersionIsRefused) {
+  catalog_.reset();
+  {
+    const auto db = *Sqlite::Open(dir_.path("images.db"));
+    ASSERT_TRUE(db->Execute("PRAGMA user_version = 2").ok());
+  }
+  EXPECT_TRUE(absl::IsFailedPrecondition(Catalog::Open(dir_.path("images.db")).status()));
+}
+
+}  // namespace
+}  // namespace davit::images
