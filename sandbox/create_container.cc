@@ -43,6 +43,7 @@ struct ManagerImpl::ContainerMaking {
   ContainerPtr container;
   OperationGate::Pass container_pass;
   ContainerNamespaces namespaces;
+  std::vector<std::string> lower_dirs;
   std::shared_ptr<const runtime::seccomp::CachedProgram> seccomp;
   sys::UniqueFd plan;
   std::shared_ptr<Pending> reply;
@@ -92,11 +93,13 @@ absl::Status ManagerImpl::PrepareContainer(ContainerMaking* making) {
   making->id = NewId();
 
   Container::Fixed fixed;
+  Container::Holds holds;
   fixed.id = making->id;
   fixed.pod = making->pod;
-  DAVIT_ASSIGN_OR_RETURN(fixed.name,
+  DAVIT_ASSIGN_OR_RETURN(holds.name,
                          registry_.container_names().Reserve(making->spec.name_key, making->id));
-  DAVIT_ASSIGN_OR_RETURN(fixed.pin, images_->PinLayers(making->spec.image_id));
+  DAVIT_ASSIGN_OR_RETURN(holds.pin, images_->PinLayers(making->spec.image_id));
+  making->lower_dirs = holds.pin->lower_dirs();
   fixed.directory = absl::StrCat(making->pod->fixed().directory, "/containers/", making->id);
   fixed.layer_directory = layers_->DirectoryOf(making->id);
 
@@ -112,8 +115,8 @@ absl::Status ManagerImpl::PrepareContainer(ContainerMaking* making) {
   view.stop_signal = making->spec.stop_signal;
   view.metadata = making->spec.metadata;
   const std::string directory = fixed.directory;
-  making->container =
-      std::make_shared<Container>(std::move(fixed), ContainerPhase::kCreating, std::move(view));
+  making->container = std::make_shared<Container>(std::move(fixed), std::move(holds),
+                                                  ContainerPhase::kCreating, std::move(view));
   making->container_pass = making->container->gate().EnterBlocking(OperationGate::Mode::kExclusive);
 
   if (mkdir(directory.c_str(), 0711) != 0) {
@@ -149,7 +152,7 @@ absl::Status ManagerImpl::CompileContainer(ContainerMaking* making) {
   DAVIT_ASSIGN_OR_RETURN(auto inputs, MakeCreateInputs(node_, pod, making->namespaces, making->id,
                                                        fixed.directory, spec));
   inputs.overlay.emplace();
-  inputs.overlay->lower_dirs = fixed.pin->lower_dirs();
+  inputs.overlay->lower_dirs = making->lower_dirs;
   inputs.overlay->upper_dir = absl::StrCat(fixed.layer_directory, "/upper");
   inputs.overlay->work_dir = absl::StrCat(fixed.layer_directory, "/work");
   if (spec.linux_.seccomp.has_value()) {
@@ -224,7 +227,7 @@ absl::Status ManagerImpl::WriteBundle(ContainerMaking* making) {
   record.set_format_version(kRecordVersion);
   record.set_boot_id(boot_id_);
   ToRecord(*making->container->view(), making->spec, &record);
-  for (const std::string& lower : fixed.pin->lower_dirs()) record.add_lower_dirs(lower);
+  for (const std::string& lower : making->lower_dirs) record.add_lower_dirs(lower);
   return WriteContainerRecord(fixed.directory, record);
 }
 

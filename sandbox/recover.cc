@@ -113,15 +113,15 @@ absl::Status ManagerImpl::LoadPod(const std::string& id, FoundPod* found) {
   fixed.supervisor_leaf = record.supervisor_cgroup();
   fixed.boot_id = record.boot_id();
   auto name = registry_.pod_names().Reserve(view.spec.name_key, id);
-  if (name.ok()) {
-    fixed.name = *std::move(name);
-  } else {
+  if (!name.ok()) {
     Report(Severity::kWarning, absl::StrCat("pod ", id, ": ", name.status().message()));
   }
   found->rebooted = record.boot_id() != boot_id_;
   found->has_supervisor = !found->rebooted && record.supervisor_pid() != 0;
   const PodPhase phase = record.ready() ? PodPhase::kReady : PodPhase::kNotReady;
-  found->pod = std::make_shared<Pod>(std::move(fixed), phase, std::move(view));
+  found->pod = std::make_shared<Pod>(std::move(fixed),
+                                     name.ok() ? *std::move(name) : NameTable::Reservation(), phase,
+                                     std::move(view));
   found->pass = found->pod->gate().EnterBlocking(OperationGate::Mode::kExclusive);
   return absl::OkStatus();
 }
@@ -159,22 +159,23 @@ absl::Status ManagerImpl::LoadContainer(const PodPtr& pod, const std::string& id
   fixed.pod = pod;
   fixed.directory = directory;
   fixed.layer_directory = layer;
+  Container::Holds holds;
   auto name = registry_.container_names().Reserve(record.name_key(), id);
   if (name.ok()) {
-    fixed.name = *std::move(name);
+    holds.name = *std::move(name);
   } else {
     Report(Severity::kWarning, absl::StrCat("container ", id, ": ", name.status().message()));
   }
   auto pin = images_->RepinLayers({record.lower_dirs().begin(), record.lower_dirs().end()});
   if (pin.ok()) {
-    fixed.pin = *std::move(pin);
+    holds.pin = *std::move(pin);
   } else {
     Report(Severity::kError, absl::StrCat("the layers of container ", id,
                                           " cannot be kept: ", pin.status().message()));
   }
   pod->AddContainer(std::make_shared<Container>(
-      std::move(fixed), record.ended() ? ContainerPhase::kExited : ContainerPhase::kUnknown,
-      std::move(view)));
+      std::move(fixed), std::move(holds),
+      record.ended() ? ContainerPhase::kExited : ContainerPhase::kUnknown, std::move(view)));
   return absl::OkStatus();
 }
 

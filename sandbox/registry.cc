@@ -35,10 +35,17 @@ absl::StatusOr<NameTable::Reservation> NameTable::Reserve(const std::string& nam
   return reservation;
 }
 
-Container::Container(Fixed fixed, ContainerPhase phase, ContainerView view)
+Container::Container(Fixed fixed, Holds holds, ContainerPhase phase, ContainerView view)
     : fixed_(std::move(fixed)),
       phase_(phase),
-      view_(std::make_shared<const ContainerView>(std::move(view))) {}
+      view_(std::make_shared<const ContainerView>(std::move(view))),
+      holds_(std::move(holds)) {}
+
+void Container::ReleaseHolds() {
+  Holds released;  // destroyed without the lock
+  sys::MutexLock lock(&mutex_);
+  std::swap(released, holds_);
+}
 
 Container::View Container::view() const {
   sys::MutexLock lock(&mutex_);
@@ -139,10 +146,16 @@ int Container::pidfd() const {
   return pidfd_.get();
 }
 
-Pod::Pod(Fixed fixed, PodPhase phase, PodView view)
+Pod::Pod(Fixed fixed, NameTable::Reservation name, PodPhase phase, PodView view)
     : fixed_(std::move(fixed)),
       phase_(phase),
-      view_(std::make_shared<const PodView>(std::move(view))) {}
+      view_(std::make_shared<const PodView>(std::move(view))),
+      name_(std::move(name)) {}
+
+void Pod::ReleaseName() {
+  sys::MutexLock lock(&mutex_);
+  name_.Release();
+}
 
 Pod::View Pod::view() const {
   sys::MutexLock lock(&mutex_);

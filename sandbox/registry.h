@@ -71,12 +71,17 @@ class Container {
     std::shared_ptr<Pod> pod;
     std::string directory;  // bundle, record, status
     std::string layer_directory;
-    bool shares_pid_namespace = false;  // its init's death does not end the others
+  };
+  // What it holds while it lives.
+  struct Holds {
     NameTable::Reservation name;
     std::unique_ptr<images::LayerPin> pin;
   };
 
-  Container(Fixed fixed, ContainerPhase phase, ContainerView view);
+  Container(Fixed fixed, Holds holds, ContainerPhase phase, ContainerView view);
+  // Gives the holds back, for whoever comes next: the object itself lives as long as somebody looks
+  // at it.
+  void ReleaseHolds();
 
   const std::string& id() const { return fixed_.id; }
   const Fixed& fixed() const { return fixed_; }
@@ -123,6 +128,7 @@ class Container {
   StopPlan stop_ ABSL_GUARDED_BY(mutex_);
   std::vector<ExitCallback> exit_waiters_ ABSL_GUARDED_BY(mutex_);
   absl::Status abandoned_ ABSL_GUARDED_BY(mutex_);
+  Holds holds_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<const ExecTemplate> exec_template_ ABSL_GUARDED_BY(mutex_);
   sys::UniqueFd pidfd_ ABSL_GUARDED_BY(mutex_);
 };
@@ -135,14 +141,15 @@ class Pod {
 
   struct Fixed {
     std::string id;
-    std::string directory;  // <state>/pods/<id>
-    NameTable::Reservation name;
+    std::string directory;     // <state>/pods/<id>
     bool owns_cgroup = false;  // the pod's group is ours, to be removed
     std::string supervisor_leaf;
     std::string boot_id;  // of the machine's run in which it was made
   };
 
-  Pod(Fixed fixed, PodPhase phase, PodView view);
+  Pod(Fixed fixed, NameTable::Reservation name, PodPhase phase, PodView view);
+  // Gives the name back.
+  void ReleaseName();
 
   const std::string& id() const { return fixed_.id; }
   const Fixed& fixed() const { return fixed_; }
@@ -185,6 +192,7 @@ class Pod {
   mutable sys::Mutex mutex_;
   PodPhase phase_ ABSL_GUARDED_BY(mutex_);
   View view_ ABSL_GUARDED_BY(mutex_);
+  NameTable::Reservation name_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, ContainerPtr> containers_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<SupervisorClient> client_ ABSL_GUARDED_BY(mutex_);
   Process process_ ABSL_GUARDED_BY(mutex_);

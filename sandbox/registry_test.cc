@@ -25,13 +25,15 @@ class RegistryTest : public ::testing::Test {
   RegistryTest() {
     Pod::Fixed pod;
     pod.id = std::string(64, 'a');
-    pod_ = std::make_shared<Pod>(std::move(pod), PodPhase::kCreating, PodView());
+    pod_ = std::make_shared<Pod>(std::move(pod), NameTable::Reservation(), PodPhase::kCreating,
+                                 PodView());
     Container::Fixed container;
     container.id = std::string(64, 'c');
     container.pod = pod_;
     ContainerView view;
     view.state = ContainerState::kCreated;
-    container_ = std::make_shared<Container>(std::move(container), ContainerPhase::kCreated, view);
+    container_ = std::make_shared<Container>(std::move(container), Container::Holds(),
+                                             ContainerPhase::kCreated, view);
   }
   PodPtr pod_;
   ContainerPtr container_;

@@ -93,7 +93,7 @@ absl::Status ManagerImpl::BeginPod(PodRun* run) {
   run->id = NewId();
   Pod::Fixed fixed;
   fixed.id = run->id;
-  DAVIT_ASSIGN_OR_RETURN(fixed.name, registry_.pod_names().Reserve(run->spec.name_key, run->id));
+  DAVIT_ASSIGN_OR_RETURN(auto name, registry_.pod_names().Reserve(run->spec.name_key, run->id));
   fixed.directory = absl::StrCat(PodsDirectory(), "/", run->id);
   fixed.owns_cgroup = run->spec.cgroup_parent.empty();
   fixed.supervisor_leaf = launcher_->LeafOf(run->id);
@@ -114,7 +114,9 @@ absl::Status ManagerImpl::BeginPod(PodRun* run) {
   view.spec = run->spec;
   view.metadata = run->spec.metadata;
   const std::string directory = fixed.directory;
-  run->pod = std::make_shared<Pod>(std::move(fixed), PodPhase::kCreating, std::move(view));
+  run->pod = std::make_shared<Pod>(std::move(fixed), std::move(name), PodPhase::kCreating,
+                                   std::move(view));
+  run->undo.Add([pod = run->pod] { pod->ReleaseName(); });
   run->pass = run->pod->gate().EnterBlocking(OperationGate::Mode::kExclusive);
 
   if (mkdir(directory.c_str(), 0711) != 0) {

@@ -61,9 +61,14 @@ void ManagerImpl::BeginStop(const ContainerPtr& container, absl::Duration timeou
   });
   if (!earlier) return;
   if (old_timer != 0) loop_->Cancel(old_timer);
-  const auto kill = [this, container] {
-    Signal(container, SIGKILL);
-    loop_->After(kEscalationDelay, [this, container] { Escalate(container); });
+  // Weak: a timer must not keep what has been removed.
+  const auto kill = [this, weak = std::weak_ptr<Container>(container)] {
+    const ContainerPtr alive = weak.lock();
+    if (alive == nullptr) return;
+    Signal(alive, SIGKILL);
+    loop_->After(kEscalationDelay, [this, weak] {
+      if (const ContainerPtr late = weak.lock(); late != nullptr) Escalate(late);
+    });
   };
   if (timeout == absl::ZeroDuration()) return kill();
   if (send_signal) Signal(container, container->view()->stop_signal);
@@ -155,6 +160,7 @@ absl::Status ManagerImpl::RemoveContainerSteps(const ContainerPtr& container) {
   DAVIT_RETURN_IF_ERROR(
       sys::Annotate(sys::RemoveTreeAt(AT_FDCWD, container->fixed().directory), what));
   DAVIT_RETURN_IF_ERROR(container->Change(ContainerPhase::kGone, [](ContainerView*) {}));
+  container->ReleaseHolds();
   registry_.Remove(*container);
   pod->RemoveContainer(container->id());
   return absl::OkStatus();

@@ -139,6 +139,7 @@ absl::Status ManagerImpl::RemoveSteps(const PodPtr& pod) {
   }
   DAVIT_RETURN_IF_ERROR(RemovePodDirectory(pod));
   DAVIT_RETURN_IF_ERROR(pod->Change(PodPhase::kGone, [](PodView*) {}));
+  pod->ReleaseName();
   registry_.Remove(*pod);
   return absl::OkStatus();
 }

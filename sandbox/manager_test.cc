@@ -1,0 +1,486 @@
+#include "sandbox/manager.h"
+
+#include <signal.h>
+#include <sys/stat.h>
+
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "gtest/gtest.h"
+#include "sandbox/testing_node.h"
+
+namespace davit::sandbox {
+namespace {
+
+using testing::Node;
+
+constexpr char kPod[] = "sandbox/supervisor/davit-pod";
+constexpr char kInit[] = "sandbox/supervisor/davit-init";
+
+std::string ReadAll(const std::string& path) {
+  std::ifstream file(path);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+class ManagerTest : public ::testing::Test {
+ protected:
+  ManagerTest() : node_(kPod, kInit) {
+    const absl::Status started = node_.Restart();
+    EXPECT_TRUE(started.ok()) << started;
+    before_ = node_.Census();
+  }
+
+  // Nothing of the test's pods is left on the machine.
+  void ExpectNothingLeft() {
+    // Layers are unlinked in the background, descriptors closed by the loop when it comes round.
+    Node::Await([&] { return node_.Census() == before_; });
+    EXPECT_EQ(node_.Census(), before_);
+    EXPECT_EQ(node_.images().pins(), 0);
+  }
+  std::string MustRun(PodSpec spec) {
+    auto id = node_->RunPod(std::move(spec));
+    EXPECT_TRUE(id.ok()) << id.status();
+    return id.value_or("");
+  }
+  std::string MustRun(ContainerSpec spec) {
+    auto id = node_.Run(std::move(spec));
+    EXPECT_TRUE(id.ok()) << id.status();
+    return id.value_or("");
+  }
+  std::shared_ptr<const ContainerView> View(const std::string& id) {
+    auto view = node_->FindContainer(id);
+    EXPECT_TRUE(view.ok()) << view.status();
+    return view.ok() ? *view : nullptr;
+  }
+
+  Node node_;
+  std::map<std::string, int> before_;
+};
+
+TEST_F(ManagerTest, AHostNetworkPodLivesItsWholeLifeAndLeavesNothing) {
+  const std::string pod = MustRun(node_.HostPod("whole"));
+  auto view = node_->FindPod(pod);
+  ASSERT_TRUE(view.ok());
+  EXPECT_EQ((*view)->state, PodState::kReady);
+  EXPECT_GT((*view)->created_at, 0);
+  EXPECT_GT((*view)->pid, 0);
+  EXPECT_TRUE((*view)->netns_path.empty());
+  EXPECT_EQ((*view)->metadata->Serialize(), "pod whole");
+  EXPECT_EQ(node_->ListPods().size(), 1u);
+
+  auto id = node_->CreateContainer(
+      node_.Container(pod, "c", {"/bin/sh", "-c", "echo out; echo err >&2; exec sleep 1000"}));
+  ASSERT_TRUE(id.ok()) << id.status();
+  EXPECT_EQ(View(*id)->state, ContainerState::kCreated);
+  EXPECT_GT(View(*id)->pid, 0);
+  EXPECT_EQ(node_.images().pins(), 1);
+  const absl::Status started = node_->StartContainer(*id);
+  ASSERT_TRUE(started.ok()) << started;
+  EXPECT_EQ(View(*id)->state, ContainerState::kRunning);
+  EXPECT_GE(View(*id)->started_at, View(*id)->created_at);
+  EXPECT_EQ(access((View(*id)->bundle_dir + "/config.json").c_str(), F_OK), 0);
+  EXPECT_EQ(node_->StartContainer(*id).code(), absl::StatusCode::kFailedPrecondition);
+
+  const auto hello = node_.Exec(*id, {"/bin/sh", "-c", "echo $GREETING"});
+  ASSERT_TRUE(hello.ok()) << hello.status();
+  EXPECT_EQ(hello->out, "hello\n");
+  EXPECT_TRUE(Node::Await([&] {
+    const std::string log = ReadAll(View(*id)->log_path);
+    return absl::StrContains(log, "stdout F out") && absl::StrContains(log, "stderr F err");
+  })) << ReadAll(View(*id)->log_path);
+
+  EXPECT_TRUE(node_.StopContainer(*id, absl::ZeroDuration()).ok());
+  EXPECT_EQ(View(*id)->state, ContainerState::kExited);
+  EXPECT_EQ(View(*id)->exit_code, 137);
+  EXPECT_EQ(View(*id)->reason, "Error");
+  EXPECT_GE(View(*id)->finished_at, View(*id)->started_at);
+  EXPECT_TRUE(node_.StopContainer(*id, absl::ZeroDuration()).ok()) << "idempotent";
+  EXPECT_TRUE(node_.RemoveContainer(*id).ok());
+  EXPECT_EQ(node_->FindContainer(*id).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_TRUE(node_.RemoveContainer(*id).ok()) << "idempotent";
+
+  EXPECT_TRUE(node_.StopPod(pod).ok());
+  EXPECT_EQ((*node_->FindPod(pod))->state, PodState::kNotReady);
+  EXPECT_TRUE(node_.StopPod(pod).ok()) << "idempotent";
+  EXPECT_TRUE(node_.RemovePod(pod).ok());
+  EXPECT_EQ(node_->FindPod(pod).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_TRUE(node_.RemovePod(pod).ok()) << "idempotent";
+  ExpectNothingLeft();
+}
+
+TEST_F(ManagerTest, UnknownIdsAreNotFoundForUseAndFineForStopAndRemove) {
+  const std::string id(64, 'f');
+  EXPECT_TRUE(node_.StopPod(id).ok());
+  EXPECT_TRUE(node_.RemovePod(id).ok());
+  EXPECT_TRUE(node_.StopContainer(id, absl::ZeroDuration()).ok());
+  EXPECT_TRUE(node_.RemoveContainer(id).ok());
+  EXPECT_EQ(node_->StartContainer(id).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(node_->ReopenLog(id).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(node_.Exec(id, {"true"}).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(node_->CreateContainer(node_.Container(id, "c", {"/bin/true"})).status().code(),
+            absl::StatusCode::kNotFound);
+}
+
+TEST_F(ManagerTest, ExitsAreToldWithCodeAndReason) {
+  const std::string pod = MustRun(node_.HostPod("exits"));
+  const auto run = [&](const std::string& name, const std::string& script) {
+    return node_.AwaitExit(MustRun(node_.Container(pod, name, {"/bin/sh", "-c", script})));
+  };
+  EXPECT_EQ(run("ok", "exit 0")->reason, "Completed");
+  const auto three = run("three", "exit 3");
+  EXPECT_EQ(three->exit_code, 3);
+  EXPECT_EQ(three->reason, "Error");
+  EXPECT_EQ(three->pid, 0);
+  // A container's init is immune to its own signals; its child is not, and the shell tells.
+  EXPECT_EQ(run("term", "sh -c 'kill -TERM $$'; exit $?")->exit_code, 143);
+  EXPECT_TRUE(node_.RemovePod(pod).ok());
+  ExpectNothingLeft();
+}
+
+TEST_F(ManagerTest, ACommandThatCannotBeExecutedIsAStartErrorThatNamesIt) {
+  const std::string pod = MustRun(node_.HostPod("starterror"));
+  auto id = node_->CreateContainer(node_.Container(pod, "none", {"/bin/no-such-command"}));
+  ASSERT_TRUE(id.ok()) << id.status();
+  const absl::Status started = node_->StartContainer(*id);
+  EXPECT_FALSE(started.ok());
+  EXPECT_TRUE(absl::StrContains(started.message(), "/bin/no-such-command")) << started;
+  const auto view = View(*id);
+  EXPECT_EQ(view->state, ContainerState::kExited);
+  EXPECT_EQ(view->reason, "StartError");
+  EXPECT_EQ(view->exit_code, 128);
+  EXPECT_TRUE(absl::StrContains(view->message, "/bin/no-such-command")) << view->message;
+  EXPECT_GT(view->finished_at, 0);
+  EXPECT_TRUE(node_.RemovePod(pod).ok());
+  ExpectNothingLeft();
+}
+
+TEST_F(ManagerTest, ANameIsTakenAsLongAsItsPodOrContainerLives) {
+  const std::string pod = MustRun(node_.HostPod("dup"));
+  const auto second = node_->RunPod(node_.HostPod("dup"));
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_TRUE(absl::StrContains(second.status().message(), pod)) << second.status();
+  ASSERT_TRUE(node_->CreateContainer(node_.Container(pod, "c", {"/bin/true"})).ok());
+  EXPECT_EQ(node_->CreateContainer(node_.Container(pod, "c", {"/bin/true"})).status().code(),
+            absl::StatusCode::kAlreadyExists);
+  EXPECT_TRUE(node_.RemovePod(pod).ok());
+  const std::string again = MustRun(node_.HostPod("dup"));
+  EXPECT_TRUE(node_.RemovePod(again).ok());
+  ExpectNothingLeft();
+}
+
+TEST_F(ManagerTest, APodThatIsNotValidIsRefusedAndLeavesNothing) {
+  PodSpec spec = node_.HostPod("bad");
+  spec.name_key.clear();
+  EXPECT_EQ(node_->RunPod(spec).status().code(), absl::StatusCode::kInvalidArgument);
+  spec = node_.HostPod("bad");
+  spec.sysctls = {{"vm.swappiness", "1"}};
+  EXPECT_EQ(node_->RunPod(spec).status().code(), absl::StatusCode::kInvalidArgument);
+  spec = node_.HostPod("bad");
+  spec.cgroup_parent = "/a/../b";
+  EXPECT_EQ(node_->RunPod(spec).status().code(), absl::StatusCode::kInvalidArgument);
+  spec = node_.HostPod("bad");
+  spec.hostname = "two\nlines";
+  EXPECT_EQ(node_->RunPod(spec).status().code(), absl::StatusCode::kInvalidArgument);
+  spec = node_.HostPod("bad");
+  spec.dns.emplace();
+  spec.dns->servers = {"1.1.1.1 2.2.2.2"};
+  EXPECT_EQ(node_->RunPod(spec).status().code(), absl::StatusCode::kInvalidArgument);
+  // Accepted by the checks, refused by the kernel when the supervisor writes it.
+  spec = node_.HostPod("bad");
+  spec.sysctls = {{"kernel.shmmax", "not a number"}};
+  EXPECT_FALSE(node_->RunPod(spec).ok());
+  EXPECT_TRUE(node_->ListPods().empty());
+  ExpectNothingLeft();
+}
+
+TEST_F(ManagerTest, AFailedCreationLeavesNothing) {
+  const std::string pod = MustRun(node_.HostPod("failing"));
+  before_ = node_.Census();
+  ContainerSpec spec = node_.Container(pod, "c", {"/bin/true"});
+  spec.image_id = "absent";
+  EXPECT_EQ(node_->CreateContainer(spec).status().code(), absl::StatusCode::kNotFound);
+  spec = node_.Container(pod, "c", {"/bin/true"});
+  spec.spec.mounts.push_back({"/x", "bind", "/nonexistent/file/../../y", {"rbind"}});
+  spec.spec.mounts.push_back({"/y", "nosuchfs", "none", {}});
+  EXPECT_FALSE(node_->CreateContainer(spec).ok());
+  spec = node_.Container(pod, "c", {"/bin/true"});
+  spec.spec.process->user.uid = 0;
+  spec.spec.process->rlimits = {{"RLIMIT_NOFILE", 2000, 1000}};  // soft above hard
+  EXPECT_FALSE(node_->CreateContainer(spec).ok());
+  spec = node_.Container(pod, "c", {"/bin/true"});
+  spec.spec.process.reset();
+  EXPECT_EQ(node_->CreateContainer(spec).status().code(), absl::StatusCode::kInvalidArgument);
+  spec = node_.Container(pod, "c", {"/bin/true"});
+  spec.pid = NamespaceMode::kTarget;
+  spec.pid_target = "nobody";
+  EXPECT_EQ(node_->CreateContainer(spec).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_TRUE(node_->ListContainers().empty());
+  ExpectNothingLeft();
+  // The name is free again.
+  EXPECT_TRUE(node_->CreateContainer(node_.Container(pod, "c", {"/bin/true"})).ok());
+}
+
+TEST_F(ManagerTest, AMissingHostPathIsMadeOrRefusedAsConfigured) {
+  const std::string pod = MustRun(node_.HostPod("paths"));
+  const std::string missing = node_.root() + "/made/here";
+  ContainerSpec spec = node_.Container(pod, "c", {"/bin/true"});
+  spec.spec.mounts.push_back({"/data", "bind", missing, {"rbind"}});
+  auto id = node_->CreateContainer(spec);
+  ASSERT_TRUE(id.ok()) << id.status();
+  struct stat info;
+  ASSERT_EQ(stat(missing.c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 07777, 0755u);
+  EXPECT_TRUE(node_.RemovePod(pod).ok());
+
+  node_.options().refuse_missing_host_paths = true;
+  ASSERT_TRUE(node_.Restart().ok());
+  const std::string strict = MustRun(node_.HostPod("strict"));
+  spec = node_.Container(strict, "c", {"/bin/true"});
+  spec.spec.mounts.push_back({"/data", "bind", missing + "/deeper", {"rbind"}});
+  const auto refused = node_->CreateContainer(spec);
+  EXPECT_FALSE(refused.ok());
+  EXPECT_TRUE(absl::StrContains(refused.status().message(), missing)) << refused.status();
+}
+
+TEST_F(ManagerTest, StopSendsTheStopSignalFirstAndKillsWhenTheTimeIsOver) {
+  const std::string pod = MustRun(node_.HostPod("stop"));
+  const std::string polite = MustRun(node_.Container(
+      pod, "polite",
+      {"/bin/sh", "-c", "trap 'exit 7' TERM; touch /tmp/ready; while :; do sleep 0.01; done"}));
+  ASSERT_TRUE(Node::Await(
+      [&] { return access((View(polite)->upper_dir + "/tmp/ready").c_str(), F_OK) == 0; }));
+  EXPECT_TRUE(node_.StopContainer(polite, absl::Seconds(60)).ok());
+  EXPECT_EQ(View(polite)->exit_code, 7);
+
+  const std::string stubborn = MustRun(node_.Container(
+      pod, "stubborn", {"/bin/sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"}));
+  const absl::Time begin = absl::Now();
+  EXPECT_TRUE(node_.StopContainer(stubborn, absl::Milliseconds(200)).ok());
+  EXPECT_GE(absl::Now() - begin, absl::Milliseconds(199));
+  EXPECT_EQ(View(stubborn)->exit_code, 137);
+}
+
+TEST_F(ManagerTest, AStopWithAShorterTimeWins) {
+  const std::string pod = MustRun(node_.HostPod("shorter"));
+  const std::string id = MustRun(
+      node_.Container(pod, "c", {"/bin/sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"}));
+  absl::Notification long_done;
+  node_->StopContainer(id, absl::Seconds(1000), [&](absl::Status status) {
+    EXPECT_TRUE(status.ok()) << status;
+    long_done.Notify();
+  });
+  EXPECT_FALSE(long_done.HasBeenNotified());
+  EXPECT_TRUE(node_.StopContainer(id, absl::Milliseconds(50)).ok());
+  long_done.WaitForNotification();
+  EXPECT_EQ(View(id)->exit_code, 137);
+}
+
+TEST_F(ManagerTest, AContainerThatWasNeverStartedCanBeStoppedAndRemoved) {
+  const std::string pod = MustRun(node_.HostPod("created"));
+  auto id = node_->CreateContainer(node_.Container(pod, "c", {"/bin/sleep", "1000"}));
+  ASSERT_TRUE(id.ok()) << id.status();
+  EXPECT_TRUE(node_.StopContainer(*id, absl::Seconds(60)).ok());
+  EXPECT_EQ(View(*id)->state, ContainerState::kExited);
+  EXPECT_EQ(node_->StartContainer(*id).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(node_.RemoveContainer(*id).ok());
+  EXPECT_TRUE(node_.RemovePod(pod).ok());
+  ExpectNothingLeft();
+}
+
+TEST_F(ManagerTest, RemovingAPodTakesItsRunningContainersAlong) {
+  const std::string pod = MustRun(node_.HostPod("force"));
+  for (int i = 0; i < 3; ++i) {
+    MustRun(node_.Container(pod, absl::StrCat("c", i), {"/bin/sleep", "1000"}));
+  }
+  EXPECT_EQ(node_->ListContainers().size(), 3u);
+  EXPECT_TRUE(node_.RemovePod(pod).ok());
+  EXPECT_TRUE(node_->ListContainers().empty());
+  ExpectNothingLeft();
+}
+
+TEST_F(ManagerTest, AStoppedPodTakesNoNewContainers) {
+  const std::string pod = MustRun(node_.HostPod("stopped"));
+  const std::string running = MustRun(node_.Container(pod, "c", {"/bin/sleep", "1000"}));
+  EXPECT_TRUE(node_.StopPod(pod).ok());
+  EXPECT_EQ(View(running)->state, ContainerState::kExited);
+  EXPECT_EQ(View(running)->exit_code, 137);
+  EXPECT_EQ(node_->CreateContainer(node_.Container(pod, "d", {"/bin/true"})).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(ManagerTest, ExecReturnsOutputAndExitCodeApart) {
+  const std::string pod = MustRun(node_.HostPod("exec"));
+  const std::string id = MustRun(node_.Container(pod, "c", {"/bin/sleep", "1000"}));
+  const auto result = node_.Exec(id, {"/bin/sh", "-c", "echo out; echo err >&2; exit 5"});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->out, "out\n");
+  EXPECT_EQ(result->err, "err\n");
+  EXPECT_EQ(result->exit_code, 5);
+  EXPECT_EQ(node_.Exec(id, {"/bin/sh", "-c", "kill -9 $$"})->exit_code, 137);
+  const auto missing = node_.Exec(id, {"/bin/none"});
+  EXPECT_FALSE(missing.ok());
+  EXPECT_TRUE(absl::StrContains(missing.status().message(), "/bin/none")) << missing.status();
+  EXPECT_EQ(node_.Exec(id, {}).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(ManagerTest, ExecKeepsNoMoreOutputThanItsLimitAndLosesNoneBelow) {
+  const std::string pod = MustRun(node_.HostPod("execlimit"));
+  const std::string id = MustRun(node_.Container(pod, "c", {"/bin/sleep", "1000"}));
+  const auto all = node_.Exec(id, {"/bin/seq", "1", "100000"});
+  ASSERT_TRUE(all.ok()) << all.status();
+  EXPECT_EQ(all->out.size(), 588895u);
+  EXPECT_TRUE(absl::EndsWith(all->out, "\n100000\n"));
+  const auto cut = node_.Exec(id, {"/bin/seq", "1", "100000"}, absl::InfiniteDuration(), 1000);
+  ASSERT_TRUE(cut.ok());
+  EXPECT_EQ(cut->out.size(), 1000u);
+  EXPECT_EQ(cut->exit_code, 0);
+}
+
+TEST_F(ManagerTest, AnExecThatTakesTooLongIsKilledWithAllItsProcesses) {
+  const std::string pod = MustRun(node_.HostPod("exectimeout"));
+  const std::string id = MustRun(node_.Container(pod, "c", {"/bin/sleep", "1000"}));
+  const auto late =
+      node_.Exec(id, {"/bin/sh", "-c", "sleep 4321 & sleep 4321"}, absl::Milliseconds(200));
+  EXPECT_EQ(late.status().code(), absl::StatusCode::kDeadlineExceeded) << late.status();
+  EXPECT_TRUE(Node::Await([&] {
+    const auto ps = node_.Exec(id, {"/bin/ps"});
+    return ps.ok() && !absl::StrContains(ps->out, "4321");
+  }));
+}
+
+TEST_F(ManagerTest, ADescendantThatHoldsThePipeDoesNotHoldTheExec) {
+  const std::string pod = MustRun(node_.HostPod("execpipe"));
+  const std::string id = MustRun(node_.Container(pod, "c", {"/bin/sleep", "1000"}));
+  const absl::Time begin = absl::Now();
+  const auto result = node_.Exec(id, {"/bin/sh", "-c", "sleep 30 & echo done"});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->out, "done\n");
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(5));
+}
+
+TEST_F(ManagerTest, AnExecWithATerminalGetsOne) {
+  const std::string pod = MustRun(node_.HostPod("exectty"));
+  const std::string id = MustRun(node_.Container(pod, "c", {"/bin/sleep", "1000"}));
+  ExecSpec spec;
+  spec.container_id = id;
+  spec.command = {"/bin/sh", "-c", "test -t 1 && echo tty"};
+  spec.tty = true;
+  absl::Notification done;
+  node_->ExecSync(spec, [&](absl::StatusOr<ExecResult> result) {
+    EXPECT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(result.value_or(ExecResult()).out, "tty\r\n");
+    done.Notify();
+  });
+  done.WaitForNotification();
+}
+
+TEST_F(ManagerTest, AnExecEndsWithAnErrorWhenItsContainerIsRemoved) {
+  const std::string pod = MustRun(node_.HostPod("execremoved"));
+  const std::string id = MustRun(node_.Container(pod, "c", {"/bin/sleep", "1000"}));
+  absl::Notification done;
+  ExecSpec spec;
+  spec.container_id = id;
+  spec.command = {"/bin/sh", "-c", "touch /tmp/here; sleep 1000"};
+  node_->ExecSync(spec, [&](absl::StatusOr<ExecResult>) { done.Notify(); });
+  ASSERT_TRUE(
+      Node::Await([&] { return access((View(id)->upper_dir + "/tmp/here").c_str(), F_OK) == 0; }));
+  EXPECT_TRUE(node_.RemoveContainer(id).ok());
+  done.WaitForNotification();
+  EXPECT_TRUE(node_.RemovePod(pod).ok());
+  ExpectNothingLeft();
+}
+
+TEST_F(ManagerTest, ContainersOfAPodThatSharesItsPidNamespaceSeeEachOther) {
+  PodSpec shared = node_.HostPod("sharedpid");
+  shared.pid = NamespaceMode::kPod;
+  const std::string pod = MustRun(shared);
+  ContainerSpec first = node_.Container(pod, "a", {"/bin/sleep", "1111"});
+  ContainerSpec second = node_.Container(pod, "b", {"/bin/sleep", "2222"});
+  first.pid = second.pid = NamespaceMode::kPod;
+  const std::string a = MustRun(first), b = MustRun(second);
+  const auto ps = node_.Exec(b, {"/bin/ps"});
+  ASSERT_TRUE(ps.ok()) << ps.status();
+  EXPECT_TRUE(absl::StrContains(ps->out, "1111")) << ps->out;
+  EXPECT_TRUE(absl::StrContains(ps->out, "2222")) << ps->out;
+  EXPECT_TRUE(node_.StopContainer(a, absl::ZeroDuration()).ok());
+  EXPECT_EQ(View(b)->state, ContainerState::kRunning);
+  EXPECT_TRUE(node_.RemovePod(pod).ok());
+  ExpectNothingLeft();
+}
+
+TEST_F(ManagerTest, NewLimitsReachTheCgroupTheBundleAndTheMetadata) {
+  const std::string pod = MustRun(node_.HostPod("update"));
+  ContainerSpec spec = node_.Container(pod, "c", {"/bin/sleep", "1000"});
+  spec.spec.linux_.resources->memory.emplace();
+  spec.spec.linux_.resources->memory->limit = 64 << 20;
+  const std::string id = MustRun(spec);
+  runtime::spec::LinuxResources update;
+  update.memory.emplace();
+  update.memory->limit = 128 << 20;
+  update.cpu.emplace();
+  update.cpu->shares = 300;
+  const absl::Status updated =
+      node_->UpdateResources(id, update, std::make_shared<testing::TextMetadata>("new"));
+  ASSERT_TRUE(updated.ok()) << updated;
+  const auto in_container = node_.Exec(
+      id, {"/bin/sh", "-c",
+           "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/cpu/cpu.shares "
+           "2>/dev/null || cat /sys/fs/cgroup/memory.max"});
+  ASSERT_TRUE(in_container.ok());
+  EXPECT_TRUE(absl::StrContains(in_container->out, "134217728")) << in_container->out;
+  EXPECT_TRUE(absl::StrContains(ReadAll(View(id)->bundle_dir + "/config.json"), "134217728"));
+  EXPECT_EQ(View(id)->metadata->Serialize(), "new");
+
+  update.memory->limit = 96 << 20;
+  update.cpu->cpus = "4000-4001";  // no such processors: nothing of it may happen
+  EXPECT_FALSE(node_->UpdateResources(id, update, nullptr).ok());
+  EXPECT_TRUE(absl::StrContains(ReadAll(View(id)->bundle_dir + "/config.json"), "134217728"));
+  ASSERT_TRUE(node_.Restart().ok());
+  EXPECT_EQ(View(id)->metadata->Serialize(), "new");
+}
+
+TEST_F(ManagerTest, ALogIsReopenedUnderItsName) {
+  const std::string pod = MustRun(node_.HostPod("reopen"));
+  const std::string id = MustRun(
+      node_.Container(pod, "c", {"/bin/sh", "-c", "while :; do echo line; sleep 0.02; done"}));
+  const std::string path = View(id)->log_path;
+  ASSERT_TRUE(Node::Await([&] { return !ReadAll(path).empty(); }));
+  ASSERT_EQ(rename(path.c_str(), (path + ".1").c_str()), 0);
+  EXPECT_TRUE(node_->ReopenLog(id).ok());
+  EXPECT_EQ(access(path.c_str(), F_OK), 0);
+  EXPECT_TRUE(Node::Await([&] { return !ReadAll(path).empty(); }));
+}
+
+TEST_F(ManagerTest, ASecondManagerOnTheSameDirectoriesIsRefusedWithThePidOfTheFirst) {
+  const auto second = Manager::Open(node_.options(), {}, &node_.images());
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(absl::StrContains(second.status().message(), absl::StrCat("pid ", getpid())));
+}
+
+TEST_F(ManagerTest, ManyPodsAtOnceComeAndGoWithoutALeak) {
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 8; ++i) {
+    threads.emplace_back([this, i] {
+      auto pod = node_->RunPod(node_.HostPod(absl::StrCat("many", i)));
+      ASSERT_TRUE(pod.ok()) << pod.status();
+      auto id = node_.Run(node_.Container(*pod, absl::StrCat("c", i), {"/bin/sleep", "1000"}));
+      EXPECT_TRUE(id.ok()) << id.status();
+      EXPECT_TRUE(node_.Exec(*id, {"/bin/true"}).ok());
+      EXPECT_TRUE(node_.StopPod(*pod).ok());
+      EXPECT_TRUE(node_.RemovePod(*pod).ok());
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  ExpectNothingLeft();
+}
+
+}  // namespace
+}  // namespace davit::sandbox
