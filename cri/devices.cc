@@ -28,7 +28,7 @@ bool IsDevice(const struct stat& st) { return S_ISCHR(st.st_mode) || S_ISBLK(st.
 Device ToDevice(const std::string& path, const struct stat& st) {
   Device device;
   device.path = path;
-  device.type = S_ISBLK(st.st_mode) ? "b" : "c";
+  device.type.assign(1, S_ISBLK(st.st_mode) ? 'b' : 'c');
   device.major = major(st.st_rdev);
   device.minor = minor(st.st_rdev);
   device.file_mode = st.st_mode & 07777;

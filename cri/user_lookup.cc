@@ -120,7 +120,7 @@ absl::StatusOr<Names> ChooseNames(const UserRequest& request) {
         absl::StrSplit(request.image_user, absl::MaxSplits(':', 1));
     names = {parts.first, parts.second};
   }
-  if (names.user.empty()) names.user = "0";
+  if (names.user.empty()) names.user.push_back('0');
   return names;
 }
 

@@ -32,8 +32,8 @@ WorkerPool::WorkerPool(int max_threads, size_t max_queued, absl::Duration idle_t
 WorkerPool::~WorkerPool() {
   sys::MutexLock lock(&mutex_);
   stopping_ = true;
-  changed_.SignalAll();
-  while (threads_ > 0) changed_.Wait(&mutex_);
+  work_.SignalAll();
+  while (threads_ > 0) quiet_.Wait(&mutex_);
 }
 
 bool WorkerPool::Run(std::function<void()> task) {
@@ -56,8 +56,15 @@ bool WorkerPool::Run(std::function<void()> task) {
       return false;
     }
   }
-  // Not Signal: the destructor waits on the same variable.
-  changed_.SignalAll();
+  work_.Signal();
+  return true;
+}
+
+bool WorkerPool::WaitIdle(absl::Time deadline) {
+  sys::MutexLock lock(&mutex_);
+  while (!tasks_.empty() || threads_ > idle_) {
+    if (quiet_.WaitWithDeadline(&mutex_, deadline)) return tasks_.empty() && threads_ <= idle_;
+  }
   return true;
 }
 
@@ -73,7 +80,8 @@ void WorkerPool::Work() {
     bool timed_out = false;
     while (tasks_.empty() && !stopping_ && !timed_out) {
       ++idle_;
-      timed_out = changed_.WaitWithDeadline(&mutex_, deadline);
+      quiet_.SignalAll();
+      timed_out = work_.WaitWithDeadline(&mutex_, deadline);
       --idle_;
     }
     if (tasks_.empty()) break;
@@ -86,7 +94,7 @@ void WorkerPool::Work() {
     mutex_.Lock();
   }
   --threads_;
-  changed_.SignalAll();
+  quiet_.SignalAll();
   mutex_.Unlock();
 }
 

@@ -25,6 +25,9 @@ class WorkerPool {
   // False if `max_queued` tasks wait already, or if no thread could be started and none runs.
   bool Run(std::function<void()> task);
 
+  // Waits until nothing is queued or running. False if that takes beyond `deadline`.
+  bool WaitIdle(absl::Time deadline);
+
   // Threads alive now.
   int threads() const;
 
@@ -35,7 +38,8 @@ class WorkerPool {
   const size_t max_queued_;
   const absl::Duration idle_time_;
   mutable sys::Mutex mutex_;
-  sys::CondVar changed_;
+  sys::CondVar work_;   // there is a task, or the pool ends
+  sys::CondVar quiet_;  // a thread has nothing to do, or has ended
   std::deque<std::function<void()>> tasks_ ABSL_GUARDED_BY(mutex_);
   int threads_ ABSL_GUARDED_BY(mutex_) = 0;
   int idle_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -50,6 +50,16 @@ TEST(WorkerPoolTest, RunsWhatIsQueuedBeforeItEnds) {
   EXPECT_EQ(ran, 500);
 }
 
+TEST(WorkerPoolTest, WaitsUntilNothingRuns) {
+  WorkerPool pool(2, 10, absl::Seconds(10));
+  EXPECT_TRUE(pool.WaitIdle(absl::InfinitePast()));
+  absl::Notification go;
+  ASSERT_TRUE(pool.Run([&] { go.WaitForNotification(); }));
+  EXPECT_FALSE(pool.WaitIdle(absl::Now() + absl::Milliseconds(5)));
+  go.Notify();
+  EXPECT_TRUE(pool.WaitIdle(absl::InfiniteFuture()));
+}
+
 TEST(WorkerPoolTest, AThreadWithNothingToDoEnds) {
   WorkerPool pool(4, 10, absl::Milliseconds(1));
   absl::Notification done;
