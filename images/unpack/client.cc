@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "images/unpack/channel.h"
@@ -46,9 +47,14 @@ constexpr size_t kMaxHelperText = 2048;
 constexpr int kMaxHelperTexts = 32;
 constexpr size_t kSha256Bytes = 32;
 
-// Text from the helper, made fit for a log or an error message.
+// Text from the helper, made fit for a log or an error message. An honest one has escaped the names
+// in it already.
 std::string Sanitize(absl::string_view text) {
-  return absl::CEscape(text.substr(0, kMaxHelperText));
+  std::string clean(text.substr(0, kMaxHelperText));
+  for (char& c : clean) {
+    if (!absl::ascii_isprint(static_cast<unsigned char>(c))) c = '?';
+  }
+  return clean;
 }
 
 ToUnpacker StartMessage(const UnpackOptions& options) {

@@ -42,8 +42,13 @@ std::string Sha256(absl::string_view data) {
 
 std::string Noise(size_t size) {
   std::mt19937_64 random(size);
-  std::string data(size, '\0');
-  for (char& c : data) c = static_cast<char>(random());
+  std::string data;
+  data.reserve(size + 8);
+  while (data.size() < size) {
+    const uint64_t word = random();
+    data.append(reinterpret_cast<const char*>(&word), sizeof word);
+  }
+  data.resize(size);
   return data;
 }
 
@@ -179,10 +184,9 @@ TEST_F(UnpackClientTest, TellsTheLayersFaultsApart) {
 TEST_F(UnpackClientTest, TheMessageNamesTheEntryAndTheReason) {
   TempDir staging;
   const auto result = Unpack(Gzip(TarBuilder().File("ok").File("../\x01 evil").Finish()), staging);
-  EXPECT_EQ(
-      result.status().message(),
-      "unpack the layer: tar entry \\\"../\\\\001 evil\\\": the name leads out of the layer\\'s "
-      "root by \\\"..\\\"");
+  EXPECT_EQ(std::string(result.status().message()),
+            "unpack the layer: tar entry \"../\\001 evil\": the name leads out of the layer's root "
+            "by \"..\"");
 }
 
 TEST_F(UnpackClientTest, StopsBombsAtTheirBounds) {
@@ -283,6 +287,48 @@ TEST_F(UnpackClientTest, AFullDiskIsResourceExhausted) {
   absl::Status status = (*unpacker)->Write(TarBuilder().File("f", Noise(3 << 20)).Finish());
   if (status.ok()) status = (*unpacker)->Finish().status();
   EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+}
+
+// A helper that an attacker has taken over: what it does is told by the first bytes of the stream.
+class CompromisedHelperTest : public UnpackClientTest {
+ protected:
+  CompromisedHelperTest() {
+    helper_.reset(open("images/unpack/testing/lying_helper", O_RDONLY | O_CLOEXEC));
+  }
+
+  absl::Status Lie(const std::string& lie) {
+    TempDir staging;
+    EXPECT_EQ(symlinkat("/etc", staging.fd(), "out"), 0);
+    const auto before = ListTree(staging.path());
+    const auto unpacker = Start(staging);
+    // More than the ring holds: what it says early is heard before the end.
+    absl::Status status = unpacker->Write(lie + std::string(8 << 20, '\0'));
+    if (status.ok()) status = unpacker->Finish().status();
+    EXPECT_EQ(ListTree(staging.path()), before) << lie;
+    return status;
+  }
+};
+
+TEST_F(CompromisedHelperTest, ItsRecordsAreRefused) {
+  for (const char* lie : {"record ../x", "record /etc/x", "record out/x", "record out",
+                          "record a/../../x", "zero dev", "xattr out"}) {
+    const absl::Status status = Lie(lie);
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << lie << ": " << status;
+  }
+}
+
+TEST_F(CompromisedHelperTest, ABrokenProtocolFailsTheLayer) {
+  for (const char* lie : {"consumed too much", "consumed backwards", "garbage", "empty message",
+                          "early records", "early end", "bad digest", "bad exit"}) {
+    const absl::Status status = Lie(lie);
+    EXPECT_TRUE(absl::IsInternal(status)) << lie << ": " << status;
+  }
+}
+
+TEST_F(CompromisedHelperTest, ItsErrorCodesAndTextsAreTamed) {
+  const absl::Status status = Lie("failed");
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(std::string(status.message()), "unpack the layer: ?[31m line?break");
 }
 
 // The kernel's overlayfs has the last word on what whiteouts and opaque marks mean.
