@@ -1,7 +1,10 @@
 // Every operation of a plan fails in turn: nothing may be left, and the error names the operation.
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <string.h>
+#include <sys/mount.h>
 #include <sys/select.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -196,6 +199,46 @@ TEST(ContainerFaultTest, NothingIsLeftOfAnExecSessionThatFails) {
     const Residue after = bundle.Count();
     ASSERT_EQ(after, before) << "operation " << k << "\n" << after.ToString();
   }
+}
+
+// A file system whose server never answers, as a dead network file system's does not.
+class HungFilesystem {
+ public:
+  explicit HungFilesystem(const std::string& path) : path_(path) {
+    std::filesystem::create_directory(path_);
+    device_.reset(open("/dev/fuse", O_RDWR | O_CLOEXEC));
+    EXPECT_TRUE(device_.ok());
+    const std::string data =
+        absl::StrCat("fd=", device_.get(), ",rootmode=40000,user_id=0,group_id=0");
+    EXPECT_EQ(mount("hung", path_.c_str(), "fuse", 0, data.c_str()), 0) << strerror(errno);
+  }
+  ~HungFilesystem() {
+    umount2(path_.c_str(), MNT_DETACH);
+    device_.reset();
+  }
+
+ private:
+  const std::string path_;
+  sys::UniqueFd device_;
+};
+
+TEST(ContainerFaultTest, ABindSourceThatHangsIsGivenUpAtTheDeadlineAndNamed) {
+  Bundle bundle;
+  const std::string path = bundle.dir() + "/hung";
+  const HungFilesystem hung(path);
+  spec::Spec spec = bundle.DefaultSpec();
+  spec.mounts.push_back({"/fine", "bind", "/tmp", {"rbind"}});
+  spec.mounts.push_back({"/hung", "bind", path + "/sub", {"rbind"}});
+  Container::Options options = bundle.Options(spec);
+  options.timeout = absl::Milliseconds(200);
+  const Residue before = bundle.Count();
+  const absl::Status status = Container::Create(options).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_TRUE(
+      absl::StartsWith(status.message(), absl::StrCat("open bind source \"", path, "/sub\"")))
+      << status;
+  const Residue after = bundle.Count();
+  EXPECT_EQ(after, before) << after.ToString();
 }
 
 TEST(ContainerFaultTest, APlanOfAnotherVersionIsRefusedAsSuch) {
