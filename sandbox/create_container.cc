@@ -51,6 +51,8 @@ struct ManagerImpl::ContainerMaking {
 };
 
 absl::StatusOr<std::string> ManagerImpl::CreateContainer(ContainerSpec spec) {
+  const CallInProgress call(this);
+  DAVIT_RETURN_IF_ERROR(call.status());
   ContainerMaking making;
   making.spec = std::move(spec);
   DAVIT_RETURN_IF_ERROR(PrepareContainer(&making));
@@ -75,7 +77,6 @@ absl::StatusOr<std::string> ManagerImpl::CreateContainer(ContainerSpec spec) {
 }
 
 absl::Status ManagerImpl::PrepareContainer(ContainerMaking* making) {
-  if (shutting_down_) return absl::UnavailableError("davitd is shutting down");
   if (making->spec.name_key.empty()) {
     return absl::InvalidArgumentError("create container: it has no name");
   }

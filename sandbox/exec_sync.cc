@@ -38,6 +38,8 @@ absl::StatusOr<runtime::plan::CompiledPlan> CompileExecPlan(const NodeTraits& no
 }  // namespace
 
 void ManagerImpl::ExecSync(ExecSpec spec, std::function<void(absl::StatusOr<ExecResult>)> done) {
+  const CallInProgress call(this);
+  if (!call.status().ok()) return done(call.status());
   auto found = registry_.FindContainer(spec.container_id);
   if (!found.ok()) return done(found.status());
   const ContainerPtr container = *found;

@@ -67,19 +67,43 @@ absl::Status ManagerImpl::OpenParts() {
   return absl::OkStatus();
 }
 
+ManagerImpl::CallInProgress::CallInProgress(ManagerImpl* manager) : manager_(manager) {
+  sys::MutexLock lock(&manager_->mutex_);
+  ++manager_->calls_;
+  if (manager_->shutting_down_) status_ = absl::UnavailableError("davitd is shutting down");
+}
+
+ManagerImpl::CallInProgress::~CallInProgress() {
+  sys::MutexLock lock(&manager_->mutex_);
+  if (--manager_->calls_ == 0) manager_->calls_changed_.SignalAll();
+}
+
 void ManagerImpl::Shutdown() {
-  if (shutting_down_.exchange(true)) return;
+  {
+    sys::MutexLock lock(&mutex_);
+    if (shutting_down_.exchange(true)) return;
+  }
   if (loop_ == nullptr) return;
-  // In this order: flows that wait for a supervisor or an exit get an error and end; then the
-  // workers, which run them, can be waited for; the loop goes last, since both need it.
+  // In this order: flows that wait for a supervisor or an exit get an error and end, or end by
+  // themselves; then the workers, which run others, can be waited for; the loop goes last, since
+  // all of them need it.
+  CloseConnections();
+  {
+    sys::MutexLock lock(&mutex_);
+    while (calls_ > 0) calls_changed_.Wait(&mutex_);
+  }
+  CloseConnections();  // of a pod that came to be meanwhile
+  workers_.Stop();
+  loop_->Stop();
+  registry_.Clear();
+}
+
+void ManagerImpl::CloseConnections() {
   const absl::Status ending = absl::UnavailableError("davitd is shutting down");
   for (const PodPtr& pod : registry_.Pods()) {
     for (const ContainerPtr& container : pod->containers()) container->Abandon(ending);
     if (const auto client = pod->client(); client != nullptr) client->Close();
   }
-  workers_.Stop();
-  loop_->Stop();
-  registry_.Clear();
 }
 
 void ManagerImpl::Report(Severity severity, const std::string& message) const {
@@ -128,6 +152,8 @@ NetworkStatus ManagerImpl::Network() const { return network_->Status(); }
 std::string ManagerImpl::CniConfigJson() const { return network_->ConfigJson(); }
 
 absl::Status ManagerImpl::ReopenLog(const std::string& id) {
+  const CallInProgress call(this);
+  DAVIT_RETURN_IF_ERROR(call.status());
   DAVIT_ASSIGN_OR_RETURN(const ContainerPtr container, registry_.FindContainer(id));
   if (container->phase() != ContainerPhase::kRunning) {
     return absl::FailedPreconditionError(absl::StrCat("reopen the log of container ", id,

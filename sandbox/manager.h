@@ -162,6 +162,9 @@ struct ManagerOptions {
   std::vector<std::string> cni_bin_dirs = {"/usr/lib/cni", "/opt/cni/bin"};
   absl::Duration cni_timeout = absl::Minutes(2);
   bool refuse_missing_host_paths = false;  // else they are created 0755
+  // How long a supervisor may take to carry out SIGKILL, and then to answer at all, before it is
+  // taken for hung and killed itself (its pod is then lost).
+  absl::Duration supervisor_patience = absl::Seconds(10);
   // What an operator should read: limits of this node, said once at start; records set aside;
   // supervisors lost; network teardown that failed and is retried. Called from any thread, must not
   // call back into the manager. Empty: nothing is said.

@@ -70,8 +70,24 @@ class ManagerImpl : public Manager {
   struct ContainerMaking;  // create_container.cc
   struct FoundPod;         // recover.cc
 
+  // One call that is under way on a thread of its caller: Shutdown waits for it.
+  class CallInProgress {
+   public:
+    explicit CallInProgress(ManagerImpl* manager);
+    ~CallInProgress();
+    CallInProgress(const CallInProgress&) = delete;
+    CallInProgress& operator=(const CallInProgress&) = delete;
+    // Unavailable once the manager is shutting down.
+    const absl::Status& status() const { return status_; }
+
+   private:
+    ManagerImpl* const manager_;
+    absl::Status status_;
+  };
+
   // manager.cc
   absl::Status OpenParts();
+  void CloseConnections();
   void Report(Severity severity, const std::string& message) const;
   std::string PodsDirectory() const;
   PodTraits TraitsOf(const Pod& pod) const;
@@ -173,6 +189,8 @@ class ManagerImpl : public Manager {
   std::atomic<bool> shutting_down_{false};
 
   sys::Mutex mutex_;
+  sys::CondVar calls_changed_;
+  int calls_ ABSL_GUARDED_BY(mutex_) = 0;
   // Pods whose ADD is under way: their attachments are not left over.
   std::set<std::string> attaching_ ABSL_GUARDED_BY(mutex_);
   bool network_retry_scheduled_ ABSL_GUARDED_BY(mutex_) = false;

@@ -13,6 +13,7 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
+#include "runtime/sys/socket.h"
 #include "sandbox/testing_node.h"
 
 namespace davit::sandbox {
@@ -457,6 +458,75 @@ TEST_F(ManagerTest, ALogIsReopenedUnderItsName) {
   EXPECT_TRUE(node_->ReopenLog(id).ok());
   EXPECT_EQ(access(path.c_str(), F_OK), 0);
   EXPECT_TRUE(Node::Await([&] { return !ReadAll(path).empty(); }));
+}
+
+TEST_F(ManagerTest, AContainerThatTheOomKillerEndsSaysSo) {
+  const std::string pod = MustRun(node_.HostPod("oom"));
+  ContainerSpec spec = node_.Container(pod, "c", {"/bin/busybox", "tail", "/dev/zero"});
+  spec.spec.linux_.resources->memory.emplace();
+  spec.spec.linux_.resources->memory->limit = 16 << 20;
+  const auto view = node_.AwaitExit(MustRun(spec));
+  EXPECT_EQ(view->exit_code, 137);
+  EXPECT_EQ(view->reason, "OOMKilled");
+}
+
+TEST_F(ManagerTest, ACgroupThatTheKubeletMadeIsUsedAndLeftToIt) {
+  PodSpec spec = node_.HostPod("kubelet");
+  spec.cgroup_parent = node_.options().cgroup_parent + "/kubepods/pod1";
+  const std::string pod = MustRun(spec);
+  EXPECT_EQ((*node_->FindPod(pod))->cgroup_path, spec.cgroup_parent);
+  const std::string id = MustRun(node_.Container(pod, "c", {"/bin/sleep", "1000"}));
+  EXPECT_EQ(View(id)->cgroup_path, absl::StrCat(spec.cgroup_parent, "/", id));
+  EXPECT_TRUE(absl::StrContains(ReadAll(absl::StrCat("/proc/", View(id)->pid, "/cgroup")),
+                                View(id)->cgroup_path));
+  // The supervisor is nobody that the kubelet may kill or freeze with the pod.
+  EXPECT_FALSE(absl::StrContains(
+      ReadAll(absl::StrCat("/proc/", (*node_->FindPod(pod))->pid, "/cgroup")), spec.cgroup_parent));
+  EXPECT_TRUE(node_.RemovePod(pod).ok());
+  const auto census = node_.Census();
+  EXPECT_GT(census.at("cgroups"), 0) << "the kubelet's groups stay";
+  EXPECT_EQ(census.count("processes"), before_.count("processes"));
+}
+
+TEST_F(ManagerTest, AHungSupervisorDoesNotKeepItsContainersFromEnding) {
+  node_.options().supervisor_patience = absl::Milliseconds(300);
+  ASSERT_TRUE(node_.Restart().ok());
+  before_ = node_.Census();
+  const std::string pod = MustRun(node_.HostPod("hung"));
+  const std::string id = MustRun(node_.Container(pod, "c", {"/bin/sleep", "1000"}));
+  ASSERT_EQ(kill((*node_->FindPod(pod))->pid, SIGSTOP), 0);
+  EXPECT_TRUE(node_.StopContainer(id, absl::ZeroDuration()).ok());
+  EXPECT_EQ(View(id)->exit_code, 137);
+  EXPECT_TRUE(node_.RemovePod(pod).ok());
+  ExpectNothingLeft();
+}
+
+TEST_F(ManagerTest, AConnectionThatSomebodyTakesOverIsTakenBack) {
+  const std::string pod = MustRun(node_.HostPod("takeover"));
+  const std::string id = MustRun(node_.Container(pod, "c", {"/bin/sleep", "1000"}));
+  const auto other =
+      sys::SeqpacketConnect(absl::StrCat(node_.options().state, "/pods/", pod, "/supervisor.sock"));
+  ASSERT_TRUE(other.ok()) << other.status();
+  ASSERT_TRUE(Node::Await([&] { return !node_.Exec(id, {"/bin/true"}).ok(); }));
+  EXPECT_TRUE(Node::Await([&] { return node_.Exec(id, {"/bin/true"}).ok(); }));
+  EXPECT_EQ(View(id)->state, ContainerState::kRunning);
+}
+
+TEST_F(ManagerTest, ASupervisorThatCannotServeFailsThePodAndLeavesNothing) {
+  node_.options().supervisor = "/bin/busybox";  // not a supervisor: ends at once
+  ASSERT_TRUE(node_.Restart().ok());
+  before_ = node_.Census();
+  EXPECT_FALSE(node_->RunPod(node_.HostPod("broken")).ok());
+  EXPECT_TRUE(node_->ListPods().empty());
+  ExpectNothingLeft();
+}
+
+TEST_F(ManagerTest, APodWhoseGroupCannotBeMadeLeavesNothing) {
+  node_.options().cgroup_parent = "/" + std::string(300, 'x');  // longer than a name may be
+  ASSERT_TRUE(node_.Restart().ok());
+  before_ = node_.Census();
+  EXPECT_FALSE(node_->RunPod(node_.HostPod("nogroup")).ok());
+  ExpectNothingLeft();
 }
 
 TEST_F(ManagerTest, ASecondManagerOnTheSameDirectoriesIsRefusedWithThePidOfTheFirst) {

@@ -61,6 +61,8 @@ struct ManagerImpl::PodRun {
 };
 
 absl::StatusOr<std::string> ManagerImpl::RunPod(PodSpec spec) {
+  const CallInProgress call(this);
+  DAVIT_RETURN_IF_ERROR(call.status());
   PodRun run;
   run.spec = std::move(spec);
   DAVIT_RETURN_IF_ERROR(BeginPod(&run));
@@ -80,7 +82,6 @@ absl::StatusOr<std::string> ManagerImpl::RunPod(PodSpec spec) {
 }
 
 absl::Status ManagerImpl::BeginPod(PodRun* run) {
-  if (shutting_down_) return absl::UnavailableError("davitd is shutting down");
   DAVIT_RETURN_IF_ERROR(CheckSpec(run->spec));
   DAVIT_ASSIGN_OR_RETURN(run->sysctls, PodSysctls(run->spec));
   if (run->spec.network == NamespaceMode::kPod) {

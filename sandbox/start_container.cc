@@ -23,6 +23,8 @@ bool IsTransportFailure(const absl::Status& status) {
 }  // namespace
 
 absl::Status ManagerImpl::StartContainer(const std::string& id) {
+  const CallInProgress call(this);
+  DAVIT_RETURN_IF_ERROR(call.status());
   DAVIT_ASSIGN_OR_RETURN(const ContainerPtr container, registry_.FindContainer(id));
   const OperationGate::Pass pass = container->gate().EnterBlocking(OperationGate::Mode::kExclusive);
   DAVIT_RETURN_IF_ERROR(CheckChange(absl::StrCat("start container: ", container->id()),

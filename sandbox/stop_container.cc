@@ -17,14 +17,14 @@ namespace davit::sandbox {
 namespace {
 
 constexpr absl::Duration kSignalTimeout = absl::Seconds(10);
-// From SIGKILL to asking why the container is still there.
-constexpr absl::Duration kEscalationDelay = absl::Seconds(10);
 constexpr absl::Duration kRemoveTimeout = absl::Seconds(60);
 constexpr absl::Duration kGroupTimeout = absl::Seconds(10);
 
 }  // namespace
 
 void ManagerImpl::StopContainer(const std::string& id, absl::Duration timeout, DoneCallback done) {
+  const CallInProgress call(this);
+  if (!call.status().ok()) return done(call.status());
   auto found = registry_.FindContainer(id);
   if (!found.ok()) {
     return done(absl::IsNotFound(found.status()) ? absl::OkStatus() : found.status());
@@ -66,7 +66,7 @@ void ManagerImpl::BeginStop(const ContainerPtr& container, absl::Duration timeou
     const ContainerPtr alive = weak.lock();
     if (alive == nullptr) return;
     Signal(alive, SIGKILL);
-    loop_->After(kEscalationDelay, [this, weak] {
+    loop_->After(options_.supervisor_patience, [this, weak] {
       if (const ContainerPtr late = weak.lock(); late != nullptr) Escalate(late);
     });
   };
@@ -113,7 +113,7 @@ void ManagerImpl::Escalate(const ContainerPtr& container) {
   if (client == nullptr) return;
   supervisor::v1::ToSupervisor request;
   request.mutable_hello()->set_protocol_version(1);
-  client->Call(std::move(request), {}, kSignalTimeout,
+  client->Call(std::move(request), {}, options_.supervisor_patience,
                [this, pod](absl::StatusOr<SupervisorClient::Answer> answer) {
                  if (!absl::IsDeadlineExceeded(answer.status())) return;
                  Report(Severity::kError, absl::StrCat("the supervisor of pod ", pod->id(),
@@ -125,6 +125,8 @@ void ManagerImpl::Escalate(const ContainerPtr& container) {
 }
 
 void ManagerImpl::RemoveContainer(const std::string& id, DoneCallback done) {
+  const CallInProgress call(this);
+  if (!call.status().ok()) return done(call.status());
   auto found = registry_.FindContainer(id);
   if (!found.ok()) {
     return done(absl::IsNotFound(found.status()) ? absl::OkStatus() : found.status());

@@ -39,6 +39,8 @@ void ManagerImpl::RemovePod(const std::string& id, DoneCallback done) {
 
 void ManagerImpl::EndPod(const std::string& id, absl::Status (ManagerImpl::*steps)(const PodPtr&),
                          DoneCallback done) {
+  const CallInProgress call(this);
+  if (!call.status().ok()) return done(call.status());
   auto found = registry_.FindPod(id);
   if (!found.ok()) {
     return done(absl::IsNotFound(found.status()) ? absl::OkStatus() : found.status());

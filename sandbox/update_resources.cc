@@ -17,6 +17,8 @@ namespace davit::sandbox {
 absl::Status ManagerImpl::UpdateResources(const std::string& id,
                                           const runtime::spec::LinuxResources& resources,
                                           MetadataPtr metadata) {
+  const CallInProgress call(this);
+  DAVIT_RETURN_IF_ERROR(call.status());
   DAVIT_ASSIGN_OR_RETURN(const ContainerPtr container, registry_.FindContainer(id));
   const OperationGate::Pass pass = container->gate().EnterBlocking(OperationGate::Mode::kExclusive);
   const std::string what = absl::StrCat("update resources of container ", container->id());
