@@ -181,7 +181,6 @@ class SupervisorTest : public ::testing::Test {
           "head", "tail", "id", "ls", "readlink", "stty", "mount"}) {
       ASSERT_EQ(symlink("busybox", absl::StrCat(dir_, "/l0/bin/", applet).c_str()), 0);
     }
-    mounts_before_ = Mounts();
   }
 
   void TearDown() override {
@@ -192,7 +191,7 @@ class SupervisorTest : public ::testing::Test {
         sys::WaitPidfd(pidfd_.get(), absl::Now() + kPatience).status().IgnoreError();
       }
       // Nothing is left: no mount, no cgroup, no process.
-      EXPECT_EQ(Mounts(), mounts_before_);
+      EXPECT_EQ(Mounts(), std::set<std::string>());
       EXPECT_TRUE(cgroups_.Children().empty()) << absl::StrJoin(cgroups_.Children(), " ");
       EXPECT_FALSE(Exists(netns_path()));
       EXPECT_FALSE(Exists(dir_ + "/pod/supervisor.sock"));
@@ -205,10 +204,11 @@ class SupervisorTest : public ::testing::Test {
     return chmod(path.c_str(), 0755) == 0;
   }
 
-  static std::set<std::string> Mounts() {
+  // The host's mounts that are this test's: others come and go meanwhile.
+  std::set<std::string> Mounts() const {
     std::set<std::string> mounts;
     for (absl::string_view line : absl::StrSplit(ReadFile("/proc/self/mountinfo"), '\n')) {
-      mounts.emplace(line);
+      if (absl::StrContains(line, dir_)) mounts.emplace(line);
     }
     return mounts;
   }
@@ -556,7 +556,6 @@ class SupervisorTest : public ::testing::Test {
 
   Cgroups cgroups_;
   std::string dir_;
-  std::set<std::string> mounts_before_;
   pid_t pid_ = 0;
   sys::UniqueFd pidfd_;
   sys::UniqueFd socket_;
@@ -986,7 +985,7 @@ TEST_F(SupervisorTest, APodThatCannotBeSetUpSaysWhy) {
   ASSERT_TRUE(status.ok());
   EXPECT_EQ(WEXITSTATUS(*status), 1);
   EXPECT_FALSE(Exists(netns_path()));
-  EXPECT_EQ(Mounts(), mounts_before_);
+  EXPECT_EQ(Mounts(), std::set<std::string>());
   pid_ = 0;
 }
 
@@ -1005,7 +1004,7 @@ TEST_F(SupervisorTest, ShutdownEndsWhateverRuns) {
   AwaitExit("c4");
   ASSERT_TRUE(Shutdown());
   for (const int pid : {init, own, shared}) EXPECT_FALSE(Exists(absl::StrCat("/proc/", pid)));
-  EXPECT_EQ(Mounts(), mounts_before_);
+  EXPECT_EQ(Mounts(), std::set<std::string>());
   EXPECT_TRUE(cgroups_.Children().empty());
 }
 
