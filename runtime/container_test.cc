@@ -764,6 +764,17 @@ TEST(ContainerTest, ACgroupThatExistsAlreadyIsAnError) {
   EXPECT_EQ(bundle.Count(), before) << bundle.Count().ToString();
 }
 
+TEST(ContainerTest, GroupsThatThePayloadMadeGoWithItsOwn) {
+  Bundle bundle;
+  spec::Spec spec = bundle.DefaultSpec();
+  spec.mounts.back().options = {"nosuid", "noexec", "nodev"};  // a writable cgroup mount
+  const Sections out = bundle.RunProbe(spec, {{"mkdir", "/sys/fs/cgroup/pids/a"},
+                                              {"mkdir", "/sys/fs/cgroup/pids/a/b"},
+                                              {"mkdir", "/sys/fs/cgroup/pids/c"}});
+  EXPECT_EQ(out.at("mkdir /sys/fs/cgroup/pids/a/b"), "ok");
+  EXPECT_EQ(bundle.Count().cgroups, std::vector<std::string>());
+}
+
 TEST(ContainerTest, EveryOperationIsTimed) {
   Bundle bundle;
   spec::Spec spec = bundle.DefaultSpec();

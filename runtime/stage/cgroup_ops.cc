@@ -40,6 +40,48 @@ int Mkdir(const char* path, mode_t mode) {
   return static_cast<int>(raw::Call(SYS_mkdirat, AT_FDCWD, path, mode));
 }
 
+struct DirectoryEntry {
+  uint64_t inode;
+  int64_t offset;
+  unsigned short length;
+  unsigned char type;
+  char name[1];
+};
+constexpr unsigned char kTypeDirectory = 4;  // DT_DIR
+constexpr int kMaxGroupDepth = 64;
+
+int RemoveGroup(int parent, const char* name, int depth);
+
+// The groups that a payload with a writable cgroup mount has left below its own.
+void RemoveGroupsIn(int directory, int depth) {
+  alignas(8) char buffer[1024];
+  long size;
+  while ((size = raw::Call(SYS_getdents64, directory, buffer, sizeof(buffer))) > 0) {
+    for (long at = 0; at < size;) {
+      const auto* entry = reinterpret_cast<const DirectoryEntry*>(buffer + at);
+      at += entry->length;
+      if (entry->type == kTypeDirectory && entry->name[0] != '.') {
+        RemoveGroup(directory, entry->name, depth + 1);
+      }
+    }
+  }
+}
+
+int RemoveGroup(int parent, const char* name, int depth) {
+  int result = -EBUSY;
+  // A task that has been reaped may still be on its way out of a v1 group.
+  for (int attempt = 0; attempt < 32 && result == -EBUSY; ++attempt) {
+    if (attempt != 0) raw::Call(SYS_sched_yield);
+    result = static_cast<int>(raw::Call(SYS_unlinkat, parent, name, AT_REMOVEDIR));
+    if (result != -EBUSY || attempt != 0 || depth == kMaxGroupDepth) continue;
+    const int directory = raw::OpenAt(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+    if (directory < 0) continue;
+    RemoveGroupsIn(directory, depth);
+    raw::Close(directory);
+  }
+  return result == -ENOENT ? 0 : result;
+}
+
 // Makes the leaf, and missing parents; counts what it made.
 int MakeGroup(Stage& stage, const char* path, mode_t mode, bool parents, uint16_t* made) {
   int result = Mkdir(path, mode);
@@ -87,15 +129,9 @@ int UndoCgroup(Stage& stage, const Op& op, const Trace& trace) {
   const size_t length = strlen(path);
   if (length >= kPathBuffer) return -ENAMETOOLONG;
   memcpy(stage.buffer, path, length + 1);
-  int result = 0;
   for (uint16_t i = 0; i < trace.made; ++i) {
-    // A task that has been reaped may still be on its way out of a v1 group.
-    for (int attempt = 0; attempt < 32; ++attempt) {
-      result = static_cast<int>(raw::Call(SYS_unlinkat, AT_FDCWD, stage.buffer, AT_REMOVEDIR));
-      if (result != -EBUSY) break;
-      raw::Call(SYS_sched_yield);
-    }
-    if (result == -ENOENT) result = 0;
+    // Below its own group everything is the container's; a parent is removed only if it is empty.
+    const int result = RemoveGroup(AT_FDCWD, stage.buffer, i == 0 ? 0 : kMaxGroupDepth);
     // Others may have moved into a parent meanwhile: it is theirs then.
     if (result < 0) return i == 0 ? result : 0;
     char* slash = strrchr(stage.buffer, '/');

@@ -284,7 +284,8 @@ absl::Status Launch::Clone() {
   const plan::Header& header = mapping_->header();
   DAVIT_ASSIGN_OR_RETURN(auto report, ReportPair());
 
-  // The process works on its own copy: the slots in shared memory are emptied as soon as it is there.
+  // The process works on its own copy: the slots in shared memory are emptied as soon as it is
+  // there.
   memcpy(mapping_->child_fds.data(), stage.fds, header.slot_count * sizeof(int32_t));
   int pidfd = -1;
   clone_args args = {};

@@ -228,6 +228,7 @@ int OpenNull(Stage& stage, const Op& op) {
   // The device number alone is not enough: a pipe's or a regular file's st_rdev means nothing.
   if (result == 0 && (!S_ISCHR(st.st_mode) || st.st_rdev != makedev(1, 3))) result = -ENODEV;
   raw::MountAttr attr;
+  attr.set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
   attr.propagation = MS_PRIVATE;
   if (result == 0) result = raw::MountSetattr(fd, "", AT_EMPTY_PATH, attr);
   if (result < 0) {

@@ -86,8 +86,8 @@ const Row* Find(const Row (&rows)[N], Code code) {
   return nullptr;
 }
 
-// 0, 1 and 2 become the payload's: whatever of ours has one of these numbers (a creator may run with
-// them closed) moves out of the way first.
+// 0, 1 and 2 become the payload's: whatever of ours has one of these numbers (a creator may run
+// with them closed) moves out of the way first.
 bool VacateStdio(Stage& stage) {
   stage.report = StepAside(stage.report);
   const uint32_t count = stage.view.header().slot_count;
