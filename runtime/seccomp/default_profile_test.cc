@@ -13,6 +13,7 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -29,9 +30,14 @@ constexpr uint32_t kDenied = SECCOMP_RET_ERRNO | EPERM;
 uint64_t Bit(int capability) { return uint64_t{1} << capability; }
 
 uint32_t Answer(uint64_t capabilities, uint32_t number, std::vector<uint64_t> arguments = {}) {
-  const auto program = Compile(DefaultProfile(capabilities));
-  EXPECT_TRUE(program.ok()) << program.status();
-  return Evaluate(program->bpf, seccomp_arch_native(), number, std::move(arguments));
+  static auto* const compiled = new std::map<uint64_t, std::string>;
+  std::string& bpf = (*compiled)[capabilities];
+  if (bpf.empty()) {
+    const auto program = Compile(DefaultProfile(capabilities));
+    EXPECT_TRUE(program.ok()) << program.status();
+    bpf = program->bpf;
+  }
+  return Evaluate(bpf, seccomp_arch_native(), number, std::move(arguments));
 }
 
 TEST(DefaultProfileTest, OrdinaryCallsAreAllowed) {
