@@ -44,25 +44,6 @@ uint32_t HostId(const std::vector<spec::IdMapping>& maps, uint32_t id) {
   return UINT32_MAX;
 }
 
-absl::Status CheckGroups(const std::vector<CgroupDirectory>& groups) {
-  int unified = 0;
-  for (const CgroupDirectory& group : groups) {
-    unified += group.unified ? 1 : 0;
-    if (!absl::StartsWith(group.path, "/") || CleanPath(group.path) != group.path) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("cgroups: ", group.path, " is not a clean absolute path"));
-    }
-    for (const CgroupWrite& write : group.writes) {
-      if (write.file.empty() || write.file[0] == '.' || absl::StrContains(write.file, "/")) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("cgroups: ", write.file, " is not the name of a cgroup file"));
-      }
-    }
-  }
-  if (unified > 1) return absl::InvalidArgumentError("cgroups: two unified groups");
-  return absl::OkStatus();
-}
-
 // The groups with their limits, written while they are empty; then the way in: by birth for the
 // unified one, by `tasks` for v1 ones (a write to cgroup.procs waits for an RCU grace period on an
 // idle machine).
@@ -89,21 +70,6 @@ void MakeCgroups(Context& context) {
       op.s = builder.String(group.device_program);
     }
     if (group.unified) builder.header().clone_cgroup = slot;
-  }
-}
-
-void EnterCgroups(Builder& builder, const std::vector<CgroupDirectory>& groups,
-                  const std::vector<int32_t>& slots) {
-  for (size_t i = 0; i < groups.size(); ++i) {
-    if (groups[i].unified) continue;
-    Op& open = builder.Parent(Code::kOpenForWrite);
-    const int32_t slot = builder.NewSlot();
-    open.a = slots[i];
-    open.b = slot;
-    open.s = builder.String("tasks");
-    Op& enter = builder.Child(Code::kEnterCgroup);
-    enter.a = slot;
-    enter.s = builder.String(groups[i].path);
   }
 }
 
@@ -455,97 +421,6 @@ uint64_t CloneFlag(NamespaceType type) {
 
 absl::StatusOr<CompiledPlan> CompileCreate(const spec::Spec& spec, const CreateInputs& inputs) {
   return CreateCompiler(spec, inputs).Run();
-}
-
-absl::StatusOr<CompiledPlan> CompileExec(const spec::Process& process, const ExecInputs& inputs) {
-  CompiledPlan result;
-  Builder builder(Kind::kExec);
-  DAVIT_RETURN_IF_ERROR(CheckGroups(inputs.cgroups));
-  std::vector<int32_t> slots;
-  for (const CgroupDirectory& group : inputs.cgroups) {
-    const bool leaf = group.unified && !inputs.exec_leaf.empty();
-    if (leaf && (inputs.exec_leaf[0] == '.' || absl::StrContains(inputs.exec_leaf, "/"))) {
-      return absl::InvalidArgumentError("exec_leaf is not a name");
-    }
-    Op& make = builder.Parent(Code::kMakeCgroup);
-    const int32_t slot = builder.NewSlot();
-    make.b = slot;
-    make.s = builder.String(leaf ? absl::StrCat(group.path, "/", inputs.exec_leaf) : group.path);
-    make.x = 0755;
-    // The container's own groups must be there: joining what was removed would be an escape.
-    make.flags = leaf ? kExistingParent : kExisting;
-    slots.push_back(slot);
-    if (group.unified) builder.header().clone_cgroup = slot;
-  }
-  ProcessInputs common;
-  common.kind = Kind::kExec;
-  common.features = &inputs.features;
-  common.capability_ceiling = inputs.capability_ceiling;
-  common.oom_score_adj_floor = inputs.oom_score_adj_floor;
-  common.rlimit_ceiling = &inputs.rlimit_ceiling;
-  common.has_seccomp = inputs.has_seccomp;
-  common.seccomp_flags = inputs.seccomp_flags;
-  common.user_namespace = inputs.join.count(NamespaceType::kUser) != 0;
-  if (inputs.session_keyring) common.keyring = absl::StrCat("_ses.", inputs.container_id);
-  common.host_uid = common.user_namespace ? UINT32_MAX : process.user.uid;
-  DAVIT_RETURN_IF_ERROR(CompileProcessBegin(builder, process, common, result));
-  EnterCgroups(builder, inputs.cgroups, slots);
-  if (inputs.join_pid_namespace) builder.header().pid_namespace = kTarget;
-  Op& join = builder.Child(Code::kJoinNamespaces);
-  join.a = kTarget;
-  for (const NamespaceType type : inputs.join) join.x |= CloneFlag(type);
-  join.x &= ~static_cast<uint64_t>(CLONE_NEWPID);
-  if (common.user_namespace) builder.Child(Code::kBecomeRoot);
-  if (process.terminal) {
-    Op& op = builder.Child(Code::kConsole);
-    op.x = process.console_size.has_value() ? process.console_size->height : 0;
-    op.y = process.console_size.has_value() ? process.console_size->width : 0;
-    op.z = process.user.uid;
-  }
-  DAVIT_RETURN_IF_ERROR(CompileProcessEnd(builder, process, common, result));
-  result.blob = builder.Finish();
-  if (const char* error = Validate(
-          {reinterpret_cast<const unsigned char*>(result.blob.data()), result.blob.size()})) {
-    return absl::InvalidArgumentError(absl::StrCat("the process is too large: ", error));
-  }
-  return result;
-}
-
-std::string Describe(absl::string_view blob) {
-  const std::span<const unsigned char> bytes(reinterpret_cast<const unsigned char*>(blob.data()),
-                                             blob.size());
-  if (const char* error = Validate(bytes)) return absl::StrCat("invalid plan: ", error, "\n");
-  const View view(bytes);
-  std::string text;
-  const auto list = [&](std::span<const Op> ops, const char* side) {
-    for (const Op& op : ops) {
-      absl::StrAppend(&text, side, " ", OpName(op.code));
-      for (const auto& [name, slot] : {std::pair("a", op.a), {"b", op.b}, {"c", op.c}}) {
-        if (slot >= 0) absl::StrAppend(&text, " ", name, "=", slot);
-      }
-      for (const auto& [name, number] : {std::pair("x", op.x),
-                                         {"y", op.y},
-                                         {"z", op.z},
-                                         {"w", op.w},
-                                         {"propagation", op.propagation}}) {
-        if (number != 0) absl::StrAppend(&text, " ", name, "=0x", absl::Hex(number));
-      }
-      if (op.flags != 0) absl::StrAppend(&text, " flags=0x", absl::Hex(op.flags));
-      for (const Ref ref : {op.s, op.t, op.u}) {
-        if (ref.size == 0) continue;
-        std::string value(view.String(ref), ref.size);
-        for (char& c : value) {
-          if (c == '\0') c = ' ';
-          if (c < ' ' || c == 127) c = '.';
-        }
-        absl::StrAppend(&text, " \"", value, "\"");
-      }
-      text.push_back('\n');
-    }
-  };
-  list(view.parent_ops(), "parent");
-  list(view.child_ops(), "child");
-  return text;
 }
 
 }  // namespace davit::runtime::plan

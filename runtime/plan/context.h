@@ -42,6 +42,11 @@ std::string CleanPath(absl::string_view path);
 // Whether `path` is `base` or beneath it. Both clean.
 bool IsBeneath(absl::string_view path, absl::string_view base);
 
+absl::Status CheckGroups(const std::vector<CgroupDirectory>& groups);
+// How the process gets into its v1 groups, whose directories are in `slots`.
+void EnterCgroups(Builder& builder, const std::vector<CgroupDirectory>& groups,
+                  const std::vector<int32_t>& slots);
+
 // Attributes, data and order of every mount, /dev included; masks and read-only paths
 // (mounts.cc, devices.cc, cgroup_mount.cc).
 absl::Status CompileMounts(Context& context);

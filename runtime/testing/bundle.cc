@@ -68,6 +68,22 @@ Sections ParseSections(const std::string& output) {
   return sections;
 }
 
+std::string Line(const std::string& text, absl::string_view prefix) {
+  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+    if (absl::StartsWith(line, prefix)) return std::string(line);
+  }
+  return "";
+}
+
+std::string MountLine(const std::string& mountinfo, absl::string_view point) {
+  std::string found;
+  for (const absl::string_view line : absl::StrSplit(mountinfo, '\n')) {
+    const std::vector<std::string> fields = absl::StrSplit(line, ' ');
+    if (fields.size() > 5 && fields[4] == point) found = std::string(line);
+  }
+  return found;
+}
+
 std::string Residue::ToString() const {
   return absl::StrCat("mounts:\n", absl::StrJoin(mounts, "\n"), "\ncgroups:\n",
                       absl::StrJoin(cgroups, "\n"), "\nchildren: ", absl::StrJoin(children, " "),
@@ -244,6 +260,21 @@ std::string Pipe::ReadAll() {
     text.append(buffer, static_cast<size_t>(count));
   }
   return text;
+}
+
+void StartWaiting(const Container::Options& options, Running* running,
+                  std::vector<std::vector<std::string>> commands) {
+  commands.push_back({"wait"});
+  Container::Options with_pipes = options;
+  with_pipes.spec.process->args = Bundle::Probe(commands);
+  with_pipes.external[plan::kStdin] = running->in.read_end.get();
+  with_pipes.external[plan::kStdout] = running->out.write_end.get();
+  auto container = Container::Create(with_pipes);
+  ASSERT_TRUE(container.ok()) << container.status();
+  running->container = *std::move(container);
+  running->in.read_end.reset();
+  running->out.write_end.reset();
+  ASSERT_TRUE(running->container->Start().ok());
 }
 
 }  // namespace davit::runtime::testing

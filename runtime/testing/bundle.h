@@ -2,9 +2,11 @@
 #define DAVIT_RUNTIME_TESTING_BUNDLE_H_
 
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "runtime/cgroup/group.h"
 #include "runtime/container.h"
 #include "runtime/spec/spec.h"
@@ -15,6 +17,11 @@ namespace davit::runtime::testing {
 // Output of the probe: the text below "## <command>".
 using Sections = std::map<std::string, std::string>;
 Sections ParseSections(const std::string& output);
+
+// The first line of `text` that begins with `prefix`; "" if there is none.
+std::string Line(const std::string& text, absl::string_view prefix);
+// The line of a mountinfo for a mount point; the last one covers the others.
+std::string MountLine(const std::string& mountinfo, absl::string_view point);
 
 // What a leak would change: counted before and after.
 struct Residue {
@@ -72,6 +79,16 @@ struct Pipe {
   Pipe();
   std::string ReadAll();
 };
+
+// A created and started container whose payload waits for the end of its standard input.
+struct Running {
+  std::unique_ptr<Container> container;
+  Pipe in;
+  Pipe out;
+};
+// Runs `commands` first. On failure the test has failed and `running->container` is null.
+void StartWaiting(const Container::Options& options, Running* running,
+                  std::vector<std::vector<std::string>> commands = {});
 
 }  // namespace davit::runtime::testing
 
