@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -23,6 +24,7 @@
 #include "images/unpack/testing/tar_builder.h"
 #include "images/unpack/testing/tree_listing.h"
 #include "runtime/sys/file.h"
+#include "runtime/sys/spawn.h"
 
 namespace davit::images::unpack {
 namespace {
@@ -266,6 +268,31 @@ TEST_F(UnpackClientTest, DestroyingAnUnfinishedUnpackEndsItsHelper) {
   unpacker.reset();
   EXPECT_EQ(kill(pid, 0), -1);
   EXPECT_EQ(errno, ESRCH);
+}
+
+TEST_F(UnpackClientTest, TheHelperDoesNotOutliveItsOwner) {
+  TempDir staging;
+  int report[2];
+  ASSERT_EQ(pipe(report), 0);
+  const pid_t owner = fork();
+  if (owner == 0) {  // stands in for a daemon that is killed in the middle of a layer
+    auto unpacker = Start(staging);
+    (void)unpacker->Write(TarBuilder().File("f", Noise(200'000)).unfinished());
+    const pid_t helper = ChildPid();
+    (void)!write(report[1], &helper, sizeof helper);
+    pause();
+    _exit(0);
+  }
+  pid_t helper = -1;
+  ASSERT_EQ(read(report[0], &helper, sizeof helper), static_cast<ssize_t>(sizeof helper));
+  const auto pidfd = sys::PidfdOpen(helper);
+  ASSERT_TRUE(pidfd.ok()) << pidfd.status();
+  ASSERT_EQ(kill(owner, SIGKILL), 0);
+  ASSERT_EQ(waitpid(owner, nullptr, 0), owner);
+  pollfd entry{pidfd->get(), POLLIN, 0};
+  EXPECT_EQ(poll(&entry, 1, 60'000), 1);
+  close(report[0]);
+  close(report[1]);
 }
 
 TEST_F(UnpackClientTest, AMissingHelperIsAnError) {

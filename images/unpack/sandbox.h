@@ -14,7 +14,7 @@ namespace davit::images::unpack {
 // root detached. Lowers the process to nice 10, an address space of 1 GiB, 1024 descriptors and no
 // core dumps; makes it non-dumpable; sets no_new_privs and an umask of 0; drops every capability
 // but CHOWN, FOWNER, FSETID, DAC_OVERRIDE and SETFCAP, from all sets. Returns the new root,
-// O_RDONLY. Call while single-threaded. Needs CAP_SYS_ADMIN; kernel >= 5.12.
+// O_RDONLY. Call while single-threaded. Needs CAP_SYS_ADMIN; kernel >= 5.14.
 absl::StatusOr<sys::UniqueFd> Confine(int staging_fd);
 
 // Allows, for all threads of the process, what writing files and talking on an open socket needs,
