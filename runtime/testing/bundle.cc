@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <sstream>
 
 #include "absl/strings/match.h"
@@ -40,14 +41,17 @@ std::vector<std::string> Lines(const std::string& path) {
   return lines;
 }
 
-// The mounts that are counted are then this process's alone, whatever else the machine does.
-void OwnMountNamespace() {
-  static const bool done = [] {
+// Gives this process its own mounts, once, and returns the lines of mountinfo that it began with.
+// What others mount later does not get here, but what they had may vanish, with the directories it
+// is on.
+const std::set<std::string>& InheritedMounts() {
+  static const std::set<std::string>* const inherited = [] {
     EXPECT_EQ(unshare(CLONE_NEWNS), 0);
     EXPECT_EQ(mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr), 0);
-    return true;
+    const std::vector<std::string> lines = Lines("/proc/self/mountinfo");
+    return new std::set<std::string>(lines.begin(), lines.end());
   }();
-  (void)done;
+  return *inherited;
 }
 
 }  // namespace
@@ -91,7 +95,7 @@ std::string Residue::ToString() const {
 }
 
 Bundle::Bundle() {
-  OwnMountNamespace();
+  InheritedMounts();
   static int count = 0;
   char name[] = "/tmp/davit-bundle-XXXXXX";
   dir_ = mkdtemp(name);
@@ -226,7 +230,9 @@ Sections Bundle::RunProbe(spec::Spec spec, const std::vector<std::vector<std::st
 
 Residue Bundle::Count() const {
   Residue residue;
-  residue.mounts = Lines("/proc/self/mountinfo");
+  for (std::string& line : Lines("/proc/self/mountinfo")) {
+    if (InheritedMounts().count(line) == 0) residue.mounts.push_back(std::move(line));
+  }
   for (const cgroup::Hierarchy& hierarchy : layout().hierarchies) {
     for (const auto& entry : std::filesystem::recursive_directory_iterator(
              hierarchy.mount_point + group_,

@@ -23,7 +23,8 @@ std::string Line(const std::string& text, absl::string_view prefix);
 // The line of a mountinfo for a mount point; the last one covers the others.
 std::string MountLine(const std::string& mountinfo, absl::string_view point);
 
-// What a leak would change: counted before and after.
+// What a leak would change: counted before and after. Mounts are those made since the first Bundle,
+// which gives the process its own mount namespace.
 struct Residue {
   std::vector<std::string> mounts;
   std::vector<std::string> cgroups;
