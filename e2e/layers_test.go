@@ -136,6 +136,22 @@ func TestTheSameLayersInOneImageOrAnotherAreFetchedOnce(t *testing.T) {
 	}
 }
 
+func TestAnAttributeByWhichALayerWouldSteerOverlayfsHasNoEffect(t *testing.T) {
+	s := begin(t, daemon.Options{})
+	entries, err := ociimage.BusyboxEntries()
+	s.must(err, "make the busybox image")
+	hostile := []ociimage.Entry{ociimage.Dir("a", 0o755).WithXattr("trusted.overlay.opaque", "y"),
+		ociimage.Dir("b", 0o755).WithXattr("trusted.overlay.redirect", "/etc")}
+	id := s.pull(s.registry.Add("steering", "latest", build(t, ociimage.Image{Layers: []ociimage.Layer{
+		{Compression: ociimage.Gzip, Entries: append(entries, ociimage.Dir("a", 0o755), ociimage.File("a/below", "shows", 0o644))},
+		{Compression: ociimage.Gzip, Entries: hostile}}})))
+	pod, podConfig := s.hostPod()
+	container := s.run(pod, podConfig, crikit.Container("main", id, "sleep", "1000"))
+	if text := s.exec(container, "sh", "-c", "cat /a/below; ls /b"); text != "shows" {
+		t.Errorf("the container sees %q", text)
+	}
+}
+
 func TestAContainerWritesToALayerOfItsOwn(t *testing.T) {
 	s := begin(t, daemon.Options{})
 	image := s.busybox()

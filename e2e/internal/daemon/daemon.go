@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"davit.dev/e2e/internal/crikit"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
@@ -71,10 +72,12 @@ func New(options Options) (*Daemon, error) {
 	if options.LogLevel == "" {
 		options.LogLevel = "debug"
 	}
-	dir, err := os.MkdirTemp("/tmp", "davit-e2e-")
-	if err != nil {
+	// Short, because each pod's directory, named by its id, holds a socket (107 bytes, man 7 unix).
+	dir := crikit.Unique("/tmp/dvt")
+	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
+	var err error
 	d := &Daemon{
 		Dir: dir, Root: dir + "/lib", State: dir + "/run", Socket: dir + "/davit.sock", LogFile: dir + "/davitd.log",
 		CgroupParent: fmt.Sprintf("/davit-e2e-%d-%d", os.Getpid(), instances.Add(1)),

@@ -76,6 +76,9 @@ func (d *Daemon) Leftovers() []string {
 		found = append(found, fmt.Sprintf("process %d: %s (%s)", p.pid, p.cmdline, p.exe))
 	}
 	for _, point := range d.mounts() {
+		if point == d.Root {
+			continue
+		}
 		found = append(found, "mount "+point)
 	}
 	for _, group := range d.cgroups() {
@@ -117,7 +120,8 @@ func (d *Daemon) OpenFiles() int {
 	return len(entries)
 }
 
-// mounts of the host's mount namespace on this daemon's directories.
+// mounts of the host's mount namespace below this daemon's directories. A test may have mounted
+// something on the root directory itself.
 func (d *Daemon) mounts() []string {
 	file, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
