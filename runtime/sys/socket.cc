@@ -1,5 +1,6 @@
 #include "runtime/sys/socket.h"
 
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -15,14 +16,31 @@
 namespace davit::sys {
 namespace {
 
-absl::StatusOr<sockaddr_un> Address(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("socket ", path, ": the path is longer than ", sizeof address.sun_path - 1));
+struct Address {
+  sockaddr_un un{};
+  UniqueFd directory;  // open for as long as the address is used
+};
+
+absl::StatusOr<Address> AddressOf(const std::string& path) {
+  Address address;
+  address.un.sun_family = AF_UNIX;
+  std::string name = path;
+  if (name.size() >= sizeof address.un.sun_path) {
+    // The limit is one of the address, not of the file system: a path below an open directory is
+    // always short enough (man 7 unix, man 5 proc).
+    const size_t slash = path.rfind('/');
+    if (slash == std::string::npos) {
+      return absl::InvalidArgumentError(absl::StrCat("socket ", path, ": the name is too long"));
+    }
+    const std::string directory = path.substr(0, slash + 1);
+    address.directory.reset(open(directory.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    if (!address.directory.ok()) return ErrnoStatus(errno, absl::StrCat("open ", directory));
+    name = absl::StrCat("/proc/self/fd/", address.directory.get(), path.substr(slash));
+    if (name.size() >= sizeof address.un.sun_path) {
+      return absl::InvalidArgumentError(absl::StrCat("socket ", path, ": the name is too long"));
+    }
   }
-  memcpy(address.sun_path, path.data(), path.size());
+  memcpy(address.un.sun_path, name.data(), name.size());
   return address;
 }
 
@@ -37,13 +55,13 @@ absl::StatusOr<std::pair<UniqueFd, UniqueFd>> SeqpacketPair() {
 }
 
 absl::StatusOr<UniqueFd> SeqpacketListen(const std::string& path, int backlog) {
-  DAVIT_ASSIGN_OR_RETURN(sockaddr_un address, Address(path));
+  DAVIT_ASSIGN_OR_RETURN(Address address, AddressOf(path));
   UniqueFd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   if (!fd.ok()) return ErrnoStatus(errno, "socket");
   if (unlink(path.c_str()) != 0 && errno != ENOENT) {
     return ErrnoStatus(errno, absl::StrCat("remove old socket ", path));
   }
-  if (bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
+  if (bind(fd.get(), reinterpret_cast<sockaddr*>(&address.un), sizeof address.un) != 0) {
     return ErrnoStatus(errno, absl::StrCat("bind ", path));
   }
   if (chmod(path.c_str(), 0600) != 0) return ErrnoStatus(errno, absl::StrCat("chmod ", path));
@@ -52,12 +70,12 @@ absl::StatusOr<UniqueFd> SeqpacketListen(const std::string& path, int backlog) {
 }
 
 absl::StatusOr<UniqueFd> SeqpacketConnect(const std::string& path) {
-  DAVIT_ASSIGN_OR_RETURN(sockaddr_un address, Address(path));
+  DAVIT_ASSIGN_OR_RETURN(Address address, AddressOf(path));
   UniqueFd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   if (!fd.ok()) return ErrnoStatus(errno, "socket");
   int result;
   do {
-    result = connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address);
+    result = connect(fd.get(), reinterpret_cast<sockaddr*>(&address.un), sizeof address.un);
   } while (result != 0 && errno == EINTR);
   if (result != 0) return ErrnoStatus(errno, absl::StrCat("connect ", path));
   return fd;

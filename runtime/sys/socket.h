@@ -27,7 +27,7 @@ struct Packet {
 
 // A connected pair, both ends O_CLOEXEC and with buffers that hold many packets.
 absl::StatusOr<std::pair<UniqueFd, UniqueFd>> SeqpacketPair();
-// Listens at `path` (at most 107 bytes); an old socket file there is replaced. Mode 0600.
+// Listens at `path`, of any length; an old socket file there is replaced. Mode 0600.
 absl::StatusOr<UniqueFd> SeqpacketListen(const std::string& path, int backlog);
 absl::StatusOr<UniqueFd> SeqpacketConnect(const std::string& path);
 

@@ -1,7 +1,10 @@
 #include "runtime/sys/socket.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
+
+#include <string>
 
 #include "gtest/gtest.h"
 
@@ -41,6 +44,25 @@ TEST(SocketTest, RefusesAPacketThatIsTooLarge) {
   ASSERT_TRUE(pair.ok());
   EXPECT_EQ(SendPacket(pair->first.get(), std::string(kMaxPacket + 1, 'x'), {}).code(),
             absl::StatusCode::kResourceExhausted);
+}
+
+TEST(SocketTest, APathMayBeLongerThanAnAddress) {
+  std::string directory = ::testing::TempDir() + "/socket_test." + std::to_string(getpid());
+  ASSERT_EQ(mkdir(directory.c_str(), 0700), 0);
+  const std::string deep = directory + "/" + std::string(120, 'd');
+  ASSERT_EQ(mkdir(deep.c_str(), 0700), 0);
+  const std::string path = deep + "/s.sock";
+  {
+    auto listener = SeqpacketListen(path, 1);
+    ASSERT_TRUE(listener.ok()) << listener.status();
+    auto client = SeqpacketConnect(path);
+    ASSERT_TRUE(client.ok()) << client.status();
+    EXPECT_TRUE(SeqpacketListen(path, 1).ok()) << "an old socket there is replaced";
+  }
+  EXPECT_EQ(SeqpacketConnect(deep + "/none").status().code(), absl::StatusCode::kNotFound);
+  unlink(path.c_str());
+  rmdir(deep.c_str());
+  rmdir(directory.c_str());
 }
 
 }  // namespace
