@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "runtime/plan/compile.h"
 #include "runtime/spec/serialize.h"
 #include "runtime/sys/errno.h"
@@ -14,6 +13,7 @@
 #include "runtime/sys/spawn.h"
 #include "sandbox/exec_template.h"
 #include "sandbox/manager_impl.h"
+#include "sandbox/notification.h"
 #include "sandbox/record_conversion.h"
 #include "sandbox/records.h"
 
@@ -28,7 +28,7 @@ constexpr absl::Duration kRemoveTimeout = absl::Seconds(20);
 
 // The end of an asynchronous call that this thread waits for.
 struct Pending {
-  absl::Notification done;
+  Notification done;
   std::optional<absl::StatusOr<SupervisorClient::Answer>> answer;
 };
 

@@ -6,8 +6,8 @@
 
 #include <string>
 
-#include "absl/synchronization/notification.h"
 #include "gtest/gtest.h"
+#include "sandbox/notification.h"
 
 namespace davit::sandbox {
 namespace {
@@ -18,7 +18,7 @@ class IoLoopTest : public ::testing::Test {
 
   // Waits until everything that was posted before has run.
   void Drain() {
-    absl::Notification done;
+    Notification done;
     loop_->Post([&] { done.Notify(); });
     done.WaitForNotification();
   }
@@ -42,14 +42,14 @@ TEST_F(IoLoopTest, ClosuresRunInTheOrderOfPostingOnTheLoopsThread) {
 }
 
 TEST_F(IoLoopTest, AClosureThatPostsRunsLater) {
-  absl::Notification inner;
+  Notification inner;
   loop_->Post([&] { loop_->Post([&] { inner.Notify(); }); });
   EXPECT_TRUE(inner.WaitForNotificationWithTimeout(absl::Seconds(10)));
 }
 
 TEST_F(IoLoopTest, TimersFireInTheOrderOfTheirTimesAndNotEarly) {
   std::string order;
-  absl::Notification done;
+  Notification done;
   const absl::Time begin = absl::Now();
   loop_->After(absl::Milliseconds(30), [&] {
     order += 'c';
@@ -64,7 +64,7 @@ TEST_F(IoLoopTest, TimersFireInTheOrderOfTheirTimesAndNotEarly) {
 
 TEST_F(IoLoopTest, ACancelledTimerNeverFires) {
   bool fired = false;
-  absl::Notification later;
+  Notification later;
   const IoLoop::Handle handle = loop_->After(absl::Milliseconds(5), [&] { fired = true; });
   loop_->Cancel(handle);
   loop_->After(absl::Milliseconds(20), [&] { later.Notify(); });
@@ -84,9 +84,9 @@ TEST_F(IoLoopTest, AWatchedDescriptorIsServedUntilItIsUnwatched) {
   ASSERT_EQ(pipe2(pipe_fds, O_CLOEXEC | O_NONBLOCK), 0);
   sys::UniqueFd reader(pipe_fds[0]), writer(pipe_fds[1]);
   std::string got;
-  absl::Notification done;
+  Notification done;
   IoLoop::Handle handle = 0;
-  absl::Notification ready;
+  Notification ready;
   auto watch = loop_->Watch(reader.get(), EPOLLIN, [&](uint32_t events) {
     ready.WaitForNotification();
     char c;
@@ -110,7 +110,7 @@ TEST_F(IoLoopTest, AHangupReachesTheHandler) {
   int pipe_fds[2];
   ASSERT_EQ(pipe2(pipe_fds, O_CLOEXEC), 0);
   sys::UniqueFd reader(pipe_fds[0]), writer(pipe_fds[1]);
-  absl::Notification done;
+  Notification done;
   auto handle = std::make_shared<IoLoop::Handle>(0);
   loop_->Post([&, handle] {
     *handle = *loop_->Watch(reader.get(), EPOLLIN, [&, handle](uint32_t events) {

@@ -10,10 +10,10 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "runtime/sys/socket.h"
+#include "sandbox/notification.h"
 #include "sandbox/testing_node.h"
 
 namespace davit::sandbox {
@@ -273,7 +273,7 @@ TEST_F(ManagerTest, AStopWithAShorterTimeWins) {
   const std::string pod = MustRun(node_.HostPod("shorter"));
   const std::string id = MustRun(
       node_.Container(pod, "c", {"/bin/sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"}));
-  absl::Notification long_done;
+  Notification long_done;
   node_->StopContainer(id, absl::Seconds(1000), [&](absl::Status status) {
     EXPECT_TRUE(status.ok()) << status;
     long_done.Notify();
@@ -374,7 +374,7 @@ TEST_F(ManagerTest, AnExecWithATerminalGetsOne) {
   spec.container_id = id;
   spec.command = {"/bin/sh", "-c", "test -t 1 && echo tty"};
   spec.tty = true;
-  absl::Notification done;
+  Notification done;
   node_->ExecSync(spec, [&](absl::StatusOr<ExecResult> result) {
     EXPECT_TRUE(result.ok()) << result.status();
     EXPECT_EQ(result.value_or(ExecResult()).out, "tty\r\n");
@@ -386,7 +386,7 @@ TEST_F(ManagerTest, AnExecWithATerminalGetsOne) {
 TEST_F(ManagerTest, AnExecEndsWithAnErrorWhenItsContainerIsRemoved) {
   const std::string pod = MustRun(node_.HostPod("execremoved"));
   const std::string id = MustRun(node_.Container(pod, "c", {"/bin/sleep", "1000"}));
-  absl::Notification done;
+  Notification done;
   ExecSpec spec;
   spec.container_id = id;
   spec.command = {"/bin/sh", "-c", "touch /tmp/here; sleep 1000"};

@@ -4,8 +4,8 @@
 #include <utility>
 #include <vector>
 
-#include "absl/synchronization/notification.h"
 #include "runtime/sys/mutex.h"
+#include "sandbox/notification.h"
 
 namespace davit::sandbox {
 
@@ -80,7 +80,7 @@ void OperationGate::Enter(Mode mode, std::function<void(std::shared_ptr<Pass>)> 
 
 OperationGate::Pass OperationGate::EnterBlocking(Mode mode) {
   Pass result;
-  absl::Notification turn;
+  Notification turn;
   Enter(mode, [&](std::shared_ptr<Pass> pass) {
     result = std::move(*pass);
     turn.Notify();

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/blocking_counter.h"
 #include "absl/time/clock.h"
 #include "runtime/sys/errno.h"
 #include "runtime/sys/file.h"
@@ -14,6 +13,7 @@
 #include "runtime/sys/spawn.h"
 #include "sandbox/manager_impl.h"
 #include "sandbox/netns_binding.h"
+#include "sandbox/notification.h"
 #include "sandbox/record_conversion.h"
 #include "sandbox/records.h"
 #include "sandbox/status_record.h"
@@ -44,7 +44,7 @@ absl::Status ManagerImpl::Recover() {
   DAVIT_RETURN_IF_ERROR(ReadPods(&found));
   ReachAll(&found);
   // What is lost is settled in parallel: each waits for the kernel to kill and reap.
-  absl::BlockingCounter settled(static_cast<int>(found.size()));
+  Countdown settled(found.size());
   for (FoundPod& each : found) {
     workers_.Run([this, &each, &settled] {
       SettleFound(&each);
@@ -180,9 +180,9 @@ absl::Status ManagerImpl::LoadContainer(const PodPtr& pod, const std::string& id
 }
 
 void ManagerImpl::ReachAll(std::vector<FoundPod>* found) {
-  int asked = 0;
+  size_t asked = 0;
   for (const FoundPod& each : *found) asked += each.has_supervisor ? 1 : 0;
-  absl::BlockingCounter answered(asked);
+  Countdown answered(asked);
   for (FoundPod& each : *found) {
     if (!each.has_supervisor) continue;
     Reach(each.pod, kHelloTimeout, [&each, &answered](absl::Status status) {

@@ -4,10 +4,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "runtime/sys/errno.h"
 #include "sandbox/container_outcome.h"
 #include "sandbox/manager_impl.h"
+#include "sandbox/notification.h"
 
 namespace davit::sandbox {
 namespace {
@@ -35,7 +35,7 @@ absl::Status ManagerImpl::StartContainer(const std::string& id) {
         absl::StrCat("start container ", container->id(), ": its supervisor cannot be reached"));
   }
   struct Pending {
-    absl::Notification done;
+    Notification done;
     absl::Status status;
   };
   auto pending = std::make_shared<Pending>();
@@ -62,7 +62,7 @@ absl::Status ManagerImpl::StartContainer(const std::string& id) {
 }
 
 void ManagerImpl::StartFailed(const ContainerPtr& container, const absl::Status& why) {
-  auto exited = std::make_shared<absl::Notification>();
+  auto exited = std::make_shared<Notification>();
   container->WhenExited([exited](absl::Status) { exited->Notify(); });
   if (!exited->WaitForNotificationWithTimeout(kExitTimeout)) Signal(container, SIGKILL);
   const auto describe = [&why](ContainerView* view) {

@@ -7,13 +7,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "runtime/sys/errno.h"
 #include "runtime/sys/file.h"
 #include "runtime/sys/spawn.h"
 #include "sandbox/manager_impl.h"
 #include "sandbox/netns_binding.h"
+#include "sandbox/notification.h"
 #include "sandbox/record_conversion.h"
 #include "sandbox/records.h"
 
@@ -88,7 +88,7 @@ absl::Status ManagerImpl::AwaitExits(const PodPtr& pod) {
   const absl::Time deadline = absl::Now() + kKillTimeout;
   for (const ContainerPtr& container : pod->containers()) {
     struct Wait {
-      absl::Notification done;
+      Notification done;
       absl::Status status;
     };
     auto wait = std::make_shared<Wait>();

@@ -9,9 +9,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "runtime/sys/errno.h"
 #include "runtime/sys/socket.h"
+#include "sandbox/notification.h"
 
 namespace davit::sandbox {
 namespace {
@@ -102,7 +102,7 @@ absl::StatusOr<SupervisorClient::Answer> SupervisorClient::CallAndWait(ToSupervi
                                                                        absl::Duration timeout) {
   // Shared with the callback: Notify may still be running in it when the wait has ended.
   struct Slot {
-    absl::Notification done;
+    Notification done;
     std::optional<absl::StatusOr<Answer>> answer;
   };
   auto slot = std::make_shared<Slot>();

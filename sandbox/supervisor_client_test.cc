@@ -5,10 +5,10 @@
 #include <optional>
 #include <utility>
 
-#include "absl/synchronization/notification.h"
 #include "gtest/gtest.h"
 #include "runtime/sys/file.h"
 #include "runtime/sys/socket.h"
+#include "sandbox/notification.h"
 
 namespace davit::sandbox {
 namespace {
@@ -65,13 +65,13 @@ class SupervisorClientTest : public ::testing::Test {
   sys::UniqueFd peer_;
   std::shared_ptr<SupervisorClient> client_;
   FromSupervisor event_;
-  absl::Notification event_seen_, closed_seen_;
+  Notification event_seen_, closed_seen_;
   absl::Status closed_;
 };
 
 // A call whose answer can be awaited.
 struct PendingCall {
-  absl::Notification done;
+  Notification done;
   std::optional<absl::StatusOr<Answer>> answer;
   SupervisorClient::Callback Callback() {
     return [this](absl::StatusOr<Answer> got) {
@@ -148,7 +148,7 @@ TEST_F(SupervisorClientTest, EventsReachTheListener) {
 }
 
 TEST_F(SupervisorClientTest, AnExecsEndReachesWhoExpectsIt) {
-  absl::Notification done;
+  Notification done;
   client_->ExpectExec("e1", [&](absl::StatusOr<supervisor::v1::ExecExited> exited) {
     EXPECT_EQ(exited->wait_status(), 256);
     done.Notify();
@@ -164,7 +164,7 @@ TEST_F(SupervisorClientTest, AnExecsEndReachesWhoExpectsIt) {
 
 TEST_F(SupervisorClientTest, WhenThePeerGoesEverythingPendingFailsAndTheListenerIsTold) {
   PendingCall call;
-  absl::Notification exec_failed;
+  Notification exec_failed;
   client_->Call(Start("a"), {}, absl::InfiniteDuration(), call.Callback());
   client_->ExpectExec("e", [&](absl::StatusOr<supervisor::v1::ExecExited> exited) {
     EXPECT_TRUE(absl::IsUnavailable(exited.status()));
@@ -193,7 +193,7 @@ TEST_F(SupervisorClientTest, CloseFailsPendingCallsButDoesNotTellTheListener) {
   client_->Close();
   call.done.WaitForNotification();
   EXPECT_TRUE(absl::IsUnavailable(call.answer->status()));
-  absl::Notification drained;
+  Notification drained;
   loop_->Post([&] { drained.Notify(); });
   drained.WaitForNotification();
   EXPECT_FALSE(closed_seen_.HasBeenNotified());

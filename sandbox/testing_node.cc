@@ -16,11 +16,11 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "runtime/cgroup/group.h"
 #include "runtime/sys/errno.h"
 #include "runtime/sys/file.h"
+#include "sandbox/notification.h"
 #include "sandbox/records.h"
 
 namespace davit::sandbox::testing {
@@ -55,7 +55,7 @@ void MakeRootfs(const std::string& rootfs) {
 
 // The done callback of a call and the wait for it.
 struct Waiter {
-  absl::Notification done;
+  Notification done;
   absl::Status status;
 };
 
@@ -195,7 +195,7 @@ absl::StatusOr<ExecResult> Node::Exec(const std::string& container,
   spec.timeout = timeout;
   spec.output_limit = limit;
   struct Slot {
-    absl::Notification done;
+    Notification done;
     absl::StatusOr<ExecResult> result = absl::UnknownError("no answer");
   };
   auto slot = std::make_shared<Slot>();

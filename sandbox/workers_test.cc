@@ -4,15 +4,15 @@
 #include <memory>
 
 #include "absl/synchronization/barrier.h"
-#include "absl/synchronization/notification.h"
 #include "gtest/gtest.h"
+#include "sandbox/notification.h"
 
 namespace davit::sandbox {
 namespace {
 
 TEST(WorkersTest, BlockedWorkDoesNotKeepOtherWorkFromRunning) {
   Workers workers(4);
-  absl::Notification release, ran;
+  Notification release, ran;
   for (int i = 0; i < 3; ++i) workers.Run([&] { release.WaitForNotification(); });
   workers.Run([&] { ran.Notify(); });
   EXPECT_TRUE(ran.WaitForNotificationWithTimeout(absl::Seconds(10)));
