@@ -25,67 +25,96 @@ namespace davit::sys {
 namespace {
 
 constexpr size_t kStackSize = 64 * 1024;
-// Descriptors are first moved above this number, so that no move overwrites one still to be moved.
-constexpr int kScratchBase = 512;
+
+// The sanitizers' bookkeeping is the parent's too while memory is shared: the child's code is kept
+// out of it, calls nothing but raw system calls, and reads nothing but plain arrays.
+#define DAVIT_NO_SANITIZE __attribute__((no_sanitize("thread", "address", "undefined"), noinline))
+
+// The kernel's struct sigaction (arch/x86): glibc's wrapper would be intercepted.
+struct KernelSigaction {
+  void (*handler)(int);
+  unsigned long flags;
+  void (*restorer)();
+  unsigned long mask;
+};
+
+struct FdMove {
+  int from;
+  int to;
+  int scratch;  // where the child keeps it until every descriptor is out of the way
+};
 
 // All that the child needs, prepared before the clone: it shares our memory and must not allocate.
 struct ChildArguments {
-  const SpawnOptions* options;
   char* const* argv;
   char* const* envp;
   const char* path;
+  FdMove* moves;
+  int move_count;
+  int highest;  // of the numbers that are named, at least 2
+  int executable_fd;
   int devnull;
+  int parent_death_signal;
+  bool new_session;
+  bool new_process_group;
   int error;  // written by the child, read after it execed or exited
 };
 
-void MoveFds(const ChildArguments& arguments) {
-  const auto& fds = arguments.options->fds;
-  int scratch = kScratchBase;
-  for (const auto& [from, to] : fds) {
-    if (dup3(from, scratch++, O_CLOEXEC) < 0) return;
+DAVIT_NO_SANITIZE bool Named(const ChildArguments* arguments, int number) {
+  for (int i = 0; i < arguments->move_count; ++i) {
+    if (arguments->moves[i].to == number) return true;
   }
-  const int executable = arguments.options->executable_fd;
-  const int executable_scratch = scratch++;
-  if (executable >= 0) dup3(executable, executable_scratch, O_CLOEXEC);
-  for (int number = 0; number <= 2; ++number) dup2(arguments.devnull, number);
-  scratch = kScratchBase;
-  int highest = 2;
-  for (const auto& [from, to] : fds) {
-    dup2(scratch++, to);
-    highest = std::max(highest, to);
-  }
-  // Whatever lies between the named numbers, and above, must not survive the exec.
-  for (int number = 3; number < highest; ++number) {
-    const bool named = std::any_of(fds.begin(), fds.end(),
-                                   [number](const auto& pair) { return pair.second == number; });
-    if (!named) close(number);
-  }
-  syscall(SYS_close_range, static_cast<unsigned>(highest + 1), ~0U, CLOSE_RANGE_CLOEXEC);
+  return false;
 }
 
-int RunChild(void* opaque) {
+DAVIT_NO_SANITIZE void MoveFds(ChildArguments* arguments) {
+  // First to free numbers above all that are named, so that no move overwrites one still to be
+  // made.
+  const int free_above = arguments->highest + 1;
+  for (int i = 0; i < arguments->move_count; ++i) {
+    FdMove& move = arguments->moves[i];
+    move.scratch = static_cast<int>(syscall(SYS_fcntl, move.from, F_DUPFD_CLOEXEC, free_above));
+  }
+  if (arguments->executable_fd >= 0) {
+    arguments->executable_fd =
+        static_cast<int>(syscall(SYS_fcntl, arguments->executable_fd, F_DUPFD_CLOEXEC, free_above));
+  }
+  for (int number = 0; number <= 2; ++number) syscall(SYS_dup3, arguments->devnull, number, 0);
+  for (int i = 0; i < arguments->move_count; ++i) {
+    syscall(SYS_dup3, arguments->moves[i].scratch, arguments->moves[i].to, 0);
+  }
+  // Whatever lies between the named numbers, and above, must not survive the exec.
+  for (int number = 3; number < arguments->highest; ++number) {
+    if (!Named(arguments, number)) syscall(SYS_close, number);
+  }
+  syscall(SYS_close_range, static_cast<unsigned>(free_above), ~0U, CLOSE_RANGE_CLOEXEC);
+}
+
+DAVIT_NO_SANITIZE int RunChild(void* opaque) {
   auto* arguments = static_cast<ChildArguments*>(opaque);
-  const SpawnOptions& options = *arguments->options;
   // Handlers would run on memory shared with the parent: all signals are blocked until here and are
   // reset to their defaults before the mask is lifted.
-  struct sigaction by_default {};
-  by_default.sa_handler = SIG_DFL;
-  for (int number = 1; number < NSIG; ++number) sigaction(number, &by_default, nullptr);
-  if (options.new_session) setsid();
-  if (options.new_process_group) setpgid(0, 0);
-  if (options.parent_death_signal != 0) prctl(PR_SET_PDEATHSIG, options.parent_death_signal);
-  MoveFds(*arguments);
-  sigset_t none;
-  sigemptyset(&none);
-  sigprocmask(SIG_SETMASK, &none, nullptr);
-  if (options.executable_fd >= 0) {
-    const int executable = kScratchBase + static_cast<int>(options.fds.size());
-    syscall(SYS_execveat, executable, "", arguments->argv, arguments->envp, AT_EMPTY_PATH);
+  KernelSigaction by_default{};
+  for (int number = 1; number <= 64; ++number) {
+    syscall(SYS_rt_sigaction, number, &by_default, nullptr, sizeof by_default.mask);
+  }
+  if (arguments->new_session) syscall(SYS_setsid);
+  if (arguments->new_process_group) syscall(SYS_setpgid, 0, 0);
+  if (arguments->parent_death_signal != 0) {
+    syscall(SYS_prctl, PR_SET_PDEATHSIG, arguments->parent_death_signal, 0, 0, 0);
+  }
+  MoveFds(arguments);
+  unsigned long none = 0;
+  syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, nullptr, sizeof none);
+  if (arguments->executable_fd >= 0) {
+    syscall(SYS_execveat, arguments->executable_fd, "", arguments->argv, arguments->envp,
+            AT_EMPTY_PATH);
   } else {
-    execve(arguments->path, arguments->argv, arguments->envp);
+    syscall(SYS_execve, arguments->path, arguments->argv, arguments->envp);
   }
   arguments->error = errno;
-  _exit(127);
+  syscall(SYS_exit, 127);
+  return 127;
 }
 
 std::vector<char*> Pointers(const std::vector<std::string>& strings) {
@@ -99,8 +128,8 @@ std::vector<char*> Pointers(const std::vector<std::string>& strings) {
 #if defined(__x86_64__)
 // clone3 with CLONE_VM needs a stack of its own and code that touches nothing of the parent's frame
 // in the child; glibc has no wrapper that takes CLONE_INTO_CGROUP.
-__attribute__((noinline)) long CloneVm(clone_args* arguments, size_t size, int (*function)(void*),
-                                       void* argument) {
+DAVIT_NO_SANITIZE long CloneVm(clone_args* arguments, size_t size, int (*function)(void*),
+                               void* argument) {
   long result;
   asm volatile(
       "syscall\n\t"
@@ -130,7 +159,25 @@ absl::StatusOr<SpawnedProcess> Spawn(const SpawnOptions& options) {
   std::vector<char*> envp = Pointers(options.environment);
   UniqueFd devnull(open("/dev/null", O_RDWR | O_CLOEXEC));
   if (!devnull.ok()) return ErrnoStatus(errno, "open /dev/null");
-  ChildArguments child{&options, argv.data(), envp.data(), options.path.c_str(), devnull.get(), 0};
+  std::vector<FdMove> moves;
+  moves.reserve(options.fds.size());
+  int highest = 2;
+  for (const auto& [from, to] : options.fds) {
+    moves.push_back({from, to, -1});
+    highest = std::max(highest, to);
+  }
+  ChildArguments child{.argv = argv.data(),
+                       .envp = envp.data(),
+                       .path = options.path.c_str(),
+                       .moves = moves.data(),
+                       .move_count = static_cast<int>(moves.size()),
+                       .highest = highest,
+                       .executable_fd = options.executable_fd,
+                       .devnull = devnull.get(),
+                       .parent_death_signal = options.parent_death_signal,
+                       .new_session = options.new_session,
+                       .new_process_group = options.new_process_group,
+                       .error = 0};
 
   void* stack = mmap(nullptr, kStackSize, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
@@ -237,6 +284,17 @@ absl::StatusOr<CommandResult> RunCommand(SpawnOptions options, absl::string_view
       into.append(buffer, std::min(static_cast<size_t>(n), output_limit - into.size()));
     }
   };
+  // A command that ends without reading its input must not end us with SIGPIPE.
+  sigset_t pipe_signal;
+  sigset_t old_mask;
+  sigemptyset(&pipe_signal);
+  sigaddset(&pipe_signal, SIGPIPE);
+  pthread_sigmask(SIG_BLOCK, &pipe_signal, &old_mask);
+  auto restore_mask = absl::MakeCleanup([&] {
+    const timespec now{0, 0};
+    if (!sigismember(&old_mask, SIGPIPE)) (void)sigtimedwait(&pipe_signal, nullptr, &now);
+    pthread_sigmask(SIG_SETMASK, &old_mask, nullptr);
+  });
   while (out_read.ok() || err_read.ok() || in_write.ok()) {
     if (in_write.ok() && input.empty()) in_write.reset();
     pollfd entries[3] = {

@@ -22,6 +22,30 @@ TEST(SpawnTest, RunsACommandAndCollectsItsOutput) {
   EXPECT_EQ(WEXITSTATUS(result->wait_status), 3);
 }
 
+TEST(SpawnTest, ACommandThatDoesNotReadItsInputIsNoDanger) {
+  const std::string input(1 << 20, 'x');
+  auto result =
+      RunCommand({.path = "/bin/true", .argv = {"true"}}, input, 1024, absl::InfiniteFuture());
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->wait_status, 0);
+}
+
+TEST(SpawnTest, PassesDescriptorsWithHighNumbersAndInAnyOrder) {
+  auto one = SealedMemfd("one", "1");
+  auto two = SealedMemfd("two", "2");
+  ASSERT_TRUE(one.ok() && two.ok());
+  UniqueFd high_one(fcntl(one->get(), F_DUPFD_CLOEXEC, 512));
+  UniqueFd high_two(fcntl(two->get(), F_DUPFD_CLOEXEC, 513));
+  // Each is wanted where the other, or an earlier one's copy, may be.
+  auto result = RunCommand({.path = "/bin/sh",
+                            .argv = {"sh", "-c", "cat <&3; cat <&4; cat <&5"},
+                            .environment = {"PATH=/bin"},
+                            .fds = {{high_two.get(), 3}, {high_one.get(), 4}, {two->get(), 5}}},
+                           "", 1024, absl::InfiniteFuture());
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->out, "21");  // 3 and 5 share one offset: the second read finds its end
+}
+
 TEST(SpawnTest, ReportsAFailedExec) {
   auto process = Spawn({.path = "/no/such/file", .argv = {"x"}});
   EXPECT_EQ(process.status().code(), absl::StatusCode::kNotFound);
