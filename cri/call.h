@@ -97,10 +97,9 @@ Method UnaryLater(std::string name, bool changes_state,
 
 // A method that streams a list which is at hand. `function` gives the messages in order.
 template <typename Request, typename Response>
-Method ListStream(std::string name,
+Method ListStream(std::string name, Method::Runs runs,
                   std::function<absl::StatusOr<std::vector<Response>>(const Request&)> function) {
-  Method method{std::move(name), Method::Runs::kInline, false,
-                [] { return std::make_unique<Request>(); }, nullptr};
+  Method method{std::move(name), runs, false, [] { return std::make_unique<Request>(); }, nullptr};
   method.handle = [function = std::move(function)](const CallPtr& call,
                                                    const google::protobuf::Message& request) {
     absl::StatusOr<std::vector<Response>> messages = function(static_cast<const Request&>(request));

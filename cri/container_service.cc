@@ -134,7 +134,7 @@ void AddQueryMethods(sandbox::Manager* manager, std::vector<Method>* methods) {
         return absl::OkStatus();
       }));
   methods->push_back(ListStream<v1::StreamContainersRequest, v1::StreamContainersResponse>(
-      "/runtime.v1.RuntimeService/StreamContainers",
+      "/runtime.v1.RuntimeService/StreamContainers", Runs::kInline,
       [manager](const auto& request) { return StreamContainers(*manager, request.filter()); }));
   methods->push_back(Unary<v1::ContainerStatusRequest, v1::ContainerStatusResponse>(
       "/runtime.v1.RuntimeService/ContainerStatus", Runs::kInline, false,

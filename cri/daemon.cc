@@ -17,8 +17,10 @@
 #include "cri/node_service.h"
 #include "cri/pod_service.h"
 #include "cri/server.h"
+#include "cri/stats_service.h"
 #include "cri/worker_pool.h"
 #include "images/image_service.h"
+#include "runtime/cgroup/layout.h"
 #include "runtime/sys/errno.h"
 #include "runtime/sys/features.h"
 #include "runtime/sys/file.h"
@@ -153,6 +155,8 @@ class DaemonImpl final : public Daemon {
     add(PodMethods(manager_.get(), {config.unprivileged_ports, config.unprivileged_icmp}));
     add(ContainerMethods(manager_.get(), images_.get(), node_));
     add(ImageMethods(images_.get()));
+    DAVIT_ASSIGN_OR_RETURN(runtime::cgroup::Layout layout, runtime::cgroup::DetectLayout());
+    add(StatsMethods(manager_.get(), std::move(layout), images_->Usage().mountpoint));
     workers_.emplace(kMaxWorkers, kMaxQueuedCalls, kWorkerIdleTime);
     ServerOptions options;
     options.socket_path = config.socket_path();

@@ -168,7 +168,7 @@ std::vector<Method> ImageMethods(images::ImageService* images) {
         return absl::OkStatus();
       }));
   methods.push_back(ListStream<v1::StreamImagesRequest, v1::StreamImagesResponse>(
-      "/runtime.v1.ImageService/StreamImages",
+      "/runtime.v1.ImageService/StreamImages", Runs::kInline,
       [images](const auto& request) { return StreamImages(*images, request.filter()); }));
   methods.push_back(Unary<v1::RemoveImageRequest, v1::RemoveImageResponse>(
       "/runtime.v1.ImageService/RemoveImage", Runs::kOnWorker, true,

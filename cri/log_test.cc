@@ -10,6 +10,8 @@ TEST(LogTest, PlainValuesStayAsTheyAreAndOthersAreQuoted) {
   EXPECT_EQ(LogValue(""), "\"\"");
   EXPECT_EQ(LogValue("two words"), "\"two words\"");
   EXPECT_EQ(LogValue("a=b"), "\"a=b\"");
+  EXPECT_EQ(LogValue("it's \xc3\xa4"), "\"it's \xc3\xa4\"");
+  EXPECT_EQ(LogValue("bell\x07"), "\"bell\\x07\"");
 }
 
 TEST(LogTest, AValueCannotForgeALineOrAField) {

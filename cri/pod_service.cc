@@ -93,7 +93,7 @@ std::vector<Method> PodMethods(sandbox::Manager* manager, PodOptions options) {
         return absl::OkStatus();
       }));
   methods.push_back(ListStream<v1::StreamPodSandboxesRequest, v1::StreamPodSandboxesResponse>(
-      "/runtime.v1.RuntimeService/StreamPodSandboxes",
+      "/runtime.v1.RuntimeService/StreamPodSandboxes", Runs::kInline,
       [manager](const auto& request) { return StreamPods(*manager, request.filter()); }));
   return methods;
 }

@@ -193,7 +193,9 @@ class Reactor final : public grpc::ServerGenericBidiReactor,
     }
     LogLevel level = method_->changes_state ? LogLevel::kInfo : LogLevel::kDebug;
     if (!status.ok()) level = LogLevel::kWarn;
-    if (status.code() == absl::StatusCode::kInternal) level = LogLevel::kError;
+    // Clients ask for what may be gone as a matter of course.
+    if (absl::IsNotFound(status) || absl::IsCancelled(status)) level = LogLevel::kInfo;
+    if (absl::IsInternal(status)) level = LogLevel::kError;
     if (!LogEnabled(level)) return;
     const std::string object = request_ == nullptr ? "" : RequestSummary(*request_);
     const std::string took = absl::StrFormat("%.3f", absl::ToDoubleMilliseconds(ended - begun_));
