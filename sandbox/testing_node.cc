@@ -309,7 +309,7 @@ std::string Node::PluginLog() const { return ReadAll(root_ + "/cni.log"); }
 
 std::map<std::string, int> Node::Census() const {
   std::map<std::string, int> census;
-  census["mounts"] = CountLines(ReadAll("/proc/self/mountinfo"), "/");
+  census["mounts"] = CountLines(ReadAll("/proc/self/mountinfo"), root_);
   auto layout = runtime::cgroup::DetectLayout();
   const std::string own_group = options_.cgroup_parent;
   // The configured parent itself stays, and every group is full of files.
@@ -334,6 +334,16 @@ std::map<std::string, int> Node::Census() const {
     }
   }
   return census;
+}
+
+std::map<std::string, int> Node::More(const std::map<std::string, int>& before) const {
+  std::map<std::string, int> more;
+  for (const auto& [what, count] : Census()) {
+    const auto it = before.find(what);
+    const int old = it == before.end() ? 0 : it->second;
+    if (count > old) more[what] = count - old;
+  }
+  return more;
 }
 
 std::vector<std::string> Node::reports() const {

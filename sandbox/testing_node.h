@@ -97,8 +97,10 @@ class Node {
   std::string PluginLog() const;
 
   // What the node's pods hold of the machine: mounts, cgroups, namespaces' bindings, processes,
-  // files below the state directory, descriptors of this process. Equal before and after.
+  // files below the state directory, descriptors of this process.
   std::map<std::string, int> Census() const;
+  // What there is more of than there was.
+  std::map<std::string, int> More(const std::map<std::string, int>& before) const;
 
   std::vector<std::string> reports() const;
 
