@@ -41,6 +41,7 @@ type bench struct {
 	images  cri.ImageServiceClient
 	daemon  *daemon.Daemon // nil with --endpoint
 	logs    string
+	fresh   int64 // PSS of the daemon before anything was asked of it
 }
 
 func main() {
@@ -147,7 +148,12 @@ func (b *bench) connect() error {
 		return err
 	}
 	fmt.Printf("%s %s\n\n", version.RuntimeName, version.RuntimeVersion)
-	return nil
+	pid, err := daemon.PeerPid(b.socket)
+	if err != nil {
+		return err
+	}
+	b.fresh, err = pss(pid)
+	return err
 }
 
 // pull makes sure that the image is there, and leaves its id in b.image.

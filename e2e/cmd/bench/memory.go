@@ -105,7 +105,9 @@ func (b *bench) reportMemory(pid int, idle int64, before map[int]string, took ti
 		}
 	}
 	fmt.Printf("Memory, PSS in MB, %d pods on %s, started one after the other in %.2f s\n", b.resident, networkName(network), took.Seconds())
-	fmt.Printf("  %-28s%9.2f\n  %-28s%9.2f\n", "daemon idle", mega(idle), "daemon with the pods", mega(busy))
+	fmt.Printf("  %-28s%9.2f\n", "daemon at the beginning", mega(b.fresh))
+	fmt.Printf("  %-28s%9.2f\n", "daemon after those pods", mega(idle))
+	fmt.Printf("  %-28s%9.2f\n", "daemon with the pods", mega(busy))
 	var names []string
 	for name := range count {
 		if count[name] >= b.resident/2 { // anything else came by chance
