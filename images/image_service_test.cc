@@ -4,19 +4,19 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mount.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <csignal>
 #include <cstdlib>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "images/digest.h"
 #include "images/document/media_type.h"
+#include "images/testing/event.h"
 #include "images/testing/fake_registry.h"
 #include "images/testing/temp_dir.h"
 #include "images/testing/test_image.h"
@@ -48,7 +48,7 @@ ImageServiceOptions OptionsFor(const std::string& root) {
 
 absl::StatusOr<std::string> Pull(ImageService& service, const std::string& reference,
                                  std::optional<Credentials> credentials = {}) {
-  absl::Notification done;
+  testing::Event done;
   absl::StatusOr<std::string> result = absl::UnknownError("no answer");
   PullRequest request;
   request.reference = reference;
@@ -57,7 +57,7 @@ absl::StatusOr<std::string> Pull(ImageService& service, const std::string& refer
     result = std::move(id);
     done.Notify();
   });
-  done.WaitForNotification();
+  done.Wait();
   return result;
 }
 
@@ -258,6 +258,12 @@ TEST(ImageServiceTest, AFullDiskFailsThePullAndLeavesNothing) {
   EXPECT_TRUE(Pull(*service, registry.host() + "/a:small").ok());
 }
 
+// What the next test kills.
+TEST(Daemon, DISABLED_Pulls) {
+  auto service = *ImageService::Open(OptionsFor(std::getenv("DAVIT_STORE")));
+  (void)Pull(*service, std::getenv("DAVIT_REFERENCE"));
+}
+
 TEST(ImageServiceTest, WhatAKilledDaemonLeftIsGoneAfterTheNextStart) {
   TempDir dir;
   FakeRegistry registry;
@@ -273,20 +279,26 @@ TEST(ImageServiceTest, WhatAKilledDaemonLeftIsGoneAfterTheNextStart) {
     reply.then_stall = true;
     return reply;
   });
-  const pid_t daemon = fork();
-  if (daemon == 0) {
-    auto service = *ImageService::Open(OptionsFor(dir.path("store")));
-    (void)Pull(*service, registry.host() + "/a:1");
-    _exit(1);
+  // A process of its own, which is this test binary again.
+  char self[4096] = {};
+  ASSERT_GT(readlink("/proc/self/exe", self, sizeof(self) - 1), 0);
+  sys::SpawnOptions spawn;
+  spawn.path = self;
+  spawn.argv = {self, "--gtest_also_run_disabled_tests", "--gtest_filter=Daemon.DISABLED_Pulls"};
+  for (const char* name : {"TEST_SRCDIR", "TEST_WORKSPACE"}) {
+    spawn.environment.push_back(absl::StrCat(name, "=", std::getenv(name)));
   }
+  spawn.environment.push_back(absl::StrCat("DAVIT_STORE=", dir.path("store")));
+  spawn.environment.push_back(absl::StrCat("DAVIT_REFERENCE=", registry.host(), "/a:1"));
+  const auto daemon = *sys::Spawn(spawn);
   // The first layer is in place, the second under way.
-  while (!testing::Exists(dir.path("store/layers")) || Names(dir.path("store/layers")) == "0" ||
-         Names(dir.path("store/layers")).empty()) {
+  const absl::Time deadline = absl::Now() + absl::Minutes(1);
+  while (absl::Now() < deadline && (!testing::Exists(dir.path("store/layers/1")) &&
+                                    !testing::Exists(dir.path("store/layers/2")))) {
     absl::SleepFor(absl::Milliseconds(5));
   }
-  ASSERT_EQ(kill(daemon, SIGKILL), 0);
-  int status = 0;
-  ASSERT_EQ(waitpid(daemon, &status, 0), daemon);
+  ASSERT_TRUE(sys::KillPidfd(daemon.pidfd.get(), SIGKILL).ok());
+  ASSERT_TRUE(sys::WaitPidfd(daemon.pidfd.get(), absl::InfiniteFuture()).ok());
   EXPECT_NE(Names(dir.path("store/staging")), "");
 
   registry.SetHook(nullptr);

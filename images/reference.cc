@@ -19,8 +19,8 @@ constexpr size_t kMaxTag = 128;
 constexpr char kDefaultDomain[] = "docker.io";
 
 absl::Status Invalid(absl::string_view text, absl::string_view why) {
-  return absl::InvalidArgumentError(absl::StrCat(
-      "\"", absl::CHexEscape(text.substr(0, 300)), "\" is not an image reference: ", why));
+  return absl::InvalidArgumentError(absl::StrCat("\"", absl::CHexEscape(text.substr(0, 300)),
+                                                 "\" is not an image reference: ", why));
 }
 
 bool IsLowerAlnum(char c) { return absl::ascii_islower(c) || absl::ascii_isdigit(c); }

@@ -8,9 +8,9 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "images/document/media_type.h"
+#include "images/testing/event.h"
 #include "images/testing/fake_registry.h"
 #include "images/testing/temp_dir.h"
 #include "images/testing/test_image.h"
@@ -33,12 +33,12 @@ using testing::TestImage;
 
 // One pull under way.
 struct Pending {
-  absl::Notification done;
+  testing::Event done;
   absl::StatusOr<std::string> result = absl::UnknownError("not called back");
   std::unique_ptr<PullTicket> ticket;
 
   absl::StatusOr<std::string> Wait() {
-    if (!done.WaitForNotificationWithTimeout(absl::Seconds(60))) std::abort();
+    if (!done.Wait()) std::abort();
     return result;
   }
 };
@@ -232,9 +232,9 @@ TEST_F(PullerTest, IdenticalPullsInFlightShareOneJob) {
   const TestImage image = MakeImage({kTar});
   PutImage(&registry_, "a", "1", image);
   PutImage(&registry_, "a", "2", image);
-  absl::Notification go;
+  testing::Event go;
   registry_.SetHook([&](const FakeRequest& request) -> std::optional<FakeReply> {
-    if (absl::StrContains(request.path, "/blobs/")) go.WaitForNotification();
+    if (absl::StrContains(request.path, "/blobs/")) go.Wait();
     return {};
   });
   std::vector<std::unique_ptr<Pending>> pulls;
@@ -253,12 +253,12 @@ TEST_F(PullerTest, TwoPullsThatNeedTheSameLayerMakeItOnce) {
   PutImage(&registry_, "a", "1", image);
   PutImage(&other, "b", "1", sibling);
   std::atomic<bool> base_asked{false};
-  absl::Notification go;
+  testing::Event go;
   const Digest base = Hasher::Hash(Digest::Algorithm::kSha256, image.layers[0].blob);
   registry_.SetHook([&](const FakeRequest& request) -> std::optional<FakeReply> {
     if (!absl::StrContains(request.path, base.hex())) return {};
     base_asked = true;
-    go.WaitForNotification();
+    go.Wait();
     return {};
   });
   const auto first = Start(Ref("a:1"));
@@ -274,9 +274,9 @@ TEST_F(PullerTest, TwoPullsThatNeedTheSameLayerMakeItOnce) {
 TEST_F(PullerTest, ACancelledCallEndsAtOnceAndItsRetryJoinsTheJob) {
   const TestImage image = MakeImage({kTar});
   PutImage(&registry_, "a", "1", image);
-  absl::Notification go;
+  testing::Event go;
   registry_.SetHook([&](const FakeRequest& request) -> std::optional<FakeReply> {
-    if (absl::StrContains(request.path, "/blobs/")) go.WaitForNotification();
+    if (absl::StrContains(request.path, "/blobs/")) go.Wait();
     return {};
   });
   const auto first = Start(Ref("a:1"));

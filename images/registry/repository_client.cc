@@ -92,7 +92,7 @@ absl::StatusOr<FollowedResponse> RepositoryClient::Get(Source& source, const std
     DAVIT_ASSIGN_OR_RETURN(
         FollowedResponse followed,
         PerformFollowingRedirects(http_, *settings_, request, authorization, sink, cancel));
-    if (followed.response.status == 429) {
+    if (followed.response.status == 429 || followed.response.status == 503) {
       const auto wait = ParseRetryAfter(followed.response.Header("retry-after"), absl::Now());
       if (wait.has_value()) {
         context_->throttle.Delay(origin, std::min(*wait, context_->retry.retry_after_cap));

@@ -164,6 +164,7 @@ void ImageStore::Show(const ImageRecord& record, Image image) {
   next->Put(std::move(image));
   sys::MutexLock lock(&index_mutex_);
   index_ = std::move(next);
+  trees_[record.id] = {record.artifact, record.layers};
 }
 
 std::shared_ptr<const Image> ImageStore::Find(absl::string_view reference) const {
@@ -284,6 +285,7 @@ absl::Status ImageStore::Remove(absl::string_view reference) {
     {
       sys::MutexLock index_lock(&index_mutex_);
       index_ = std::move(next);
+      trees_.erase(image->id);
     }
     layers_->DropImage(node.mapped().layers);
     for (const BlobRecord& blob : node.mapped().blobs) {
@@ -295,16 +297,21 @@ absl::Status ImageStore::Remove(absl::string_view reference) {
 }
 
 absl::StatusOr<std::unique_ptr<LayerPin>> ImageStore::PinLayers(absl::string_view image_id) {
-  sys::MutexLock lock(&write_mutex_);
-  const auto it = records_.find(std::string(image_id));
-  if (it == records_.end()) {
-    return absl::NotFoundError(absl::StrCat("image ", image_id, " is not there"));
+  Tree tree;
+  {
+    sys::MutexLock lock(&index_mutex_);
+    const auto it = trees_.find(std::string(image_id));
+    if (it == trees_.end()) {
+      return absl::NotFoundError(absl::StrCat("image ", image_id, " is not there"));
+    }
+    tree = it->second;
   }
-  if (it->second.artifact) {
+  if (tree.artifact) {
     return absl::FailedPreconditionError(
         absl::StrCat(image_id, " is an artifact and not a container image"));
   }
-  return MakeLayerPin(this, it->second.layers);
+  // Should the image go at this moment, either its layers are pinned in time or this is NotFound.
+  return MakeLayerPin(this, tree.layers);
 }
 
 absl::StatusOr<std::unique_ptr<LayerPin>> ImageStore::RepinLayers(

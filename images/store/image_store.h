@@ -92,9 +92,16 @@ class ImageStore {
   const std::unique_ptr<Catalog> catalog_ ABSL_GUARDED_BY(write_mutex_);
   std::map<std::string, ImageRecord> records_ ABSL_GUARDED_BY(write_mutex_);
 
-  // Held for the copy of a pointer only.
+  // What starting a container needs of a record, so that it never waits for a transaction.
+  struct Tree {
+    bool artifact = false;
+    std::vector<int64_t> layers;  // bottom first
+  };
+
+  // Held for the copy of a pointer or of one Tree only.
   mutable sys::Mutex index_mutex_;
   std::shared_ptr<const ImageIndex> index_ ABSL_GUARDED_BY(index_mutex_);
+  std::map<std::string, Tree> trees_ ABSL_GUARDED_BY(index_mutex_);  // by image id
 
   sys::Mutex janitor_mutex_;
   sys::CondVar janitor_wake_;

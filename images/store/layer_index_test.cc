@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -57,12 +58,19 @@ TEST_F(LayerIndexTest, TellsWhenATreeIsNoLongerWhole) {
 
 TEST_F(LayerIndexTest, WalksATreeDeeperThanTheDescriptorLimit) {
   sys::UniqueFd at = *sys::OpenAt(AT_FDCWD, dir_.path("a"), O_RDONLY | O_DIRECTORY);
-  constexpr int kDepth = 1200;
+  constexpr int kDepth = 200;
   for (int i = 0; i < kDepth; ++i) {
     ASSERT_EQ(mkdirat(at.get(), "d", 0755), 0);
     at = *sys::OpenAt(at.get(), "d", O_RDONLY | O_DIRECTORY);
   }
-  EXPECT_EQ(SummariseTree(top_.get())->inodes, 5u + kDepth);
+  rlimit limit;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  const rlimit few = {64, limit.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+  const auto summary = SummariseTree(top_.get());
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  ASSERT_TRUE(summary.ok()) << summary.status();
+  EXPECT_EQ(summary->inodes, 5u + kDepth);
 }
 
 }  // namespace
