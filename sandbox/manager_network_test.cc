@@ -1,17 +1,21 @@
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstring>
 #include <fstream>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
+#include "proto/state.pb.h"
 #include "runtime/sys/file.h"
 #include "sandbox/manager.h"
+#include "sandbox/records.h"
 #include "sandbox/testing_node.h"
 
 // Pods with a network of their own: CNI plugins, real and otherwise. The whole test runs in a
@@ -201,9 +205,15 @@ TEST_F(ManagerNetworkTest, AnAttachmentOfAPodThatIsNoMoreIsTakenBackAtStart) {
   ASSERT_TRUE(pod.ok()) << pod.status();
   const pid_t supervisor = (*node_->FindPod(*pod))->pid;
   const std::string directory = absl::StrCat(node_.options().state, "/pods/", *pod);
+  const auto record = ReadPodRecord(directory);
+  ASSERT_TRUE(record.ok()) << record.status();
   node_.StopManager();
-  // As a reboot leaves it: the processes and the state directory are gone, the lease is not.
+  // As a reboot leaves it: the processes, their cgroups and the state directory are gone, the lease
+  // is not.
   ASSERT_EQ(kill(supervisor, SIGKILL), 0);
+  EXPECT_TRUE(Node::Await([&] {
+    return record->supervisor_cgroup().empty() || rmdir(record->supervisor_cgroup().c_str()) == 0;
+  }));
   ASSERT_TRUE(sys::RemoveTreeAt(AT_FDCWD, directory).ok());
   ASSERT_TRUE(node_.Restart().ok());
   EXPECT_TRUE(node_->ListPods().empty());
