@@ -254,7 +254,9 @@ absl::Status PullJob::PublishLayer(size_t index) {
   if (!result.fix_ups.empty()) {
     std::vector<sys::UniqueFd> fds;
     std::vector<int> lowers;
-    for (size_t i = 0; i < index; ++i) {
+    size_t lowest = index;  // what an opaque root hides is not there to take from
+    while (lowest > 0 && !(lowest < index && layers_[lowest]->record->opaque_root)) --lowest;
+    for (size_t i = lowest; i < index; ++i) {
       DAVIT_ASSIGN_OR_RETURN(sys::UniqueFd fd, store_->layers().OpenLayer(layers_[i]->record->id));
       lowers.push_back(fd.get());
       fds.push_back(std::move(fd));
@@ -277,6 +279,7 @@ absl::Status PullJob::PublishLayer(size_t index) {
   record.inodes = layer.summary->inodes;
   record.entries = result.entries;
   record.has_root_entry = result.has_root_entry;
+  record.opaque_root = result.opaque_root;
   DAVIT_ASSIGN_OR_RETURN(layer.record,
                          store_->layers().Publish(std::move(record), layer.summary->index));
   layer.unpacked->Published();

@@ -321,7 +321,12 @@ TEST_F(PullerTest, ZeroLayersRepeatedLayersAndEmptyBlobsAreImagesToo) {
   PutImage(&registry_, "a", "twice", twice);
   const auto id = Pull(Ref("a:twice"));
   ASSERT_TRUE(id.ok()) << id.status();
-  EXPECT_EQ(LayerDir(*id, 0), LayerDir(*id, 2));
+  EXPECT_EQ(store_->Find(*id)->diff_ids.size(), 3u);
+  const auto pin = *store_->PinLayers(*id);
+  // overlayfs answers ELOOP to a layer that is stacked twice.
+  ASSERT_EQ(pin->lower_dirs().size(), 2u);
+  EXPECT_NE(pin->lower_dirs()[0], pin->lower_dirs()[1]);
+  EXPECT_TRUE(Exists(pin->lower_dirs()[1] + "/x"));
 
   TestImage empty = MakeImage({""});
   empty.layers[0].blob.clear();
@@ -357,6 +362,28 @@ TEST_F(PullerTest, ImplicitParentsAndCrossLayerLinksTakeFromTheLayersBelow) {
   PutImage(&registry_, "a", "2", sibling);
   ASSERT_TRUE(Pull(Ref("a:2")).ok());
   EXPECT_EQ(ReadTestFile(LayerDir(sibling.id(), 0) + "/linked"), "b");
+}
+
+TEST_F(PullerTest, ALayerWithAnOpaqueRootHidesAllLayersBelow) {
+  const TestImage image = MakeImage({TarBuilder().File("old", "old").File("o2", "").Done(),
+                                     TarBuilder().File(".wh..wh..opq", "").File("new", "").Done(),
+                                     TarBuilder().File("top", "").Done()});
+  PutImage(&registry_, "a", "opaque", image);
+  const auto id = Pull(Ref("a:opaque"));
+  ASSERT_TRUE(id.ok()) << id.status();
+  for (const bool reopened : {false, true}) {
+    if (reopened) OpenStore();
+    const auto pin = *store_->PinLayers(*id);
+    ASSERT_EQ(pin->lower_dirs().size(), 2u);
+    EXPECT_TRUE(Exists(pin->lower_dirs()[0] + "/top"));
+    EXPECT_TRUE(Exists(pin->lower_dirs()[1] + "/new"));
+  }
+  // Nor does a layer above take anything from what is hidden.
+  PutImage(&registry_, "a", "link",
+           MakeImage({TarBuilder().File("old", "old").Done(),
+                      TarBuilder().File(".wh..wh..opq", "").Done(),
+                      TarBuilder().HardLink("link", "old").Done()}));
+  EXPECT_TRUE(absl::IsFailedPrecondition(Pull(Ref("a:link")).status()));
 }
 
 TEST_F(PullerTest, AnArtifactIsStoredUnderItsManifestsDigest) {

@@ -9,9 +9,9 @@
 namespace davit::images {
 namespace {
 
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;
 
-constexpr char kSchema[] = R"sql(
+constexpr char kVersion1[] = R"sql(
 CREATE TABLE images (
   id TEXT PRIMARY KEY,
   manifest_digest TEXT NOT NULL,
@@ -50,6 +50,11 @@ CREATE INDEX image_layers_by_layer ON image_layers(layer_id);
 PRAGMA user_version = 1;
 )sql";
 
+constexpr char kVersion2[] = R"sql(
+ALTER TABLE layers ADD COLUMN opaque_root INTEGER NOT NULL DEFAULT 0;
+PRAGMA user_version = 2;
+)sql";
+
 int64_t Signed(uint64_t value) { return static_cast<int64_t>(value); }
 uint64_t Unsigned(int64_t value) { return static_cast<uint64_t>(value); }
 
@@ -75,10 +80,11 @@ absl::Status Catalog::Migrate(const std::string& path) {
     return absl::FailedPreconditionError(
         absl::StrCat(path, " has version ", version, "; this davitd knows up to ", kVersion));
   }
-  if (version == 0) {
-    return db_->Transaction([this] { return db_->Execute(kSchema); });
-  }
-  return absl::OkStatus();
+  if (version == kVersion) return absl::OkStatus();
+  return db_->Transaction([this, version]() -> absl::Status {
+    if (version < 1) DAVIT_RETURN_IF_ERROR(db_->Execute(kVersion1));
+    return db_->Execute(kVersion2);
+  });
 }
 
 absl::StatusOr<Catalog::Content> Catalog::Load() {
@@ -96,7 +102,7 @@ absl::StatusOr<std::vector<LayerRecord>> Catalog::LoadLayers() {
   std::vector<LayerRecord> layers;
   DAVIT_ASSIGN_OR_RETURN(SqliteStatement rows,
                          db_->Prepare("SELECT id, key, diff_id, bytes, inodes, entries, "
-                                      "has_root_entry FROM layers ORDER BY id"));
+                                      "has_root_entry, opaque_root FROM layers ORDER BY id"));
   for (;;) {
     DAVIT_ASSIGN_OR_RETURN(const bool row, rows.Step());
     if (!row) return layers;
@@ -108,6 +114,7 @@ absl::StatusOr<std::vector<LayerRecord>> Catalog::LoadLayers() {
     layer.inodes = Unsigned(rows.Integer(4));
     layer.entries = Unsigned(rows.Integer(5));
     layer.has_root_entry = rows.Integer(6) != 0;
+    layer.opaque_root = rows.Integer(7) != 0;
     layers.push_back(std::move(layer));
   }
 }
@@ -159,11 +166,12 @@ absl::Status Catalog::PutImage(const ImageRecord& image,
   return db_->Transaction([&]() -> absl::Status {
     DAVIT_ASSIGN_OR_RETURN(SqliteStatement insert,
                            db_->Prepare("INSERT OR IGNORE INTO layers (id, key, diff_id, bytes, "
-                                        "inodes, entries, has_root_entry) VALUES (?,?,?,?,?,?,?)"));
+                                        "inodes, entries, has_root_entry, opaque_root) "
+                                        "VALUES (?,?,?,?,?,?,?,?)"));
     for (const LayerRecord& layer : new_layers) {
       insert.Bind(layer.id).Bind(layer.key).Bind(layer.diff_id).Bind(Signed(layer.bytes));
       insert.Bind(Signed(layer.inodes)).Bind(Signed(layer.entries));
-      insert.Bind(int64_t{layer.has_root_entry});
+      insert.Bind(int64_t{layer.has_root_entry}).Bind(int64_t{layer.opaque_root});
       DAVIT_RETURN_IF_ERROR(insert.Run());
     }
     return InsertImage(image);

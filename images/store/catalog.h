@@ -21,6 +21,7 @@ struct LayerRecord {
   uint64_t inodes = 0;
   uint64_t entries = 0;         // of the tar
   bool has_root_entry = false;  // it describes its top directory
+  bool opaque_root = false;     // it hides all layers below it
 };
 
 enum class BlobKind { kIndex = 0, kManifest = 1, kConfig = 2, kLayer = 3 };
@@ -47,11 +48,11 @@ struct ImageRecord {
 // rows are written after the data has been synced, and deleted before it goes. Not thread-safe:
 // ImageStore serialises.
 //
-// Format (PRAGMA user_version 1):
+// Format (PRAGMA user_version 2; version 1 had no opaque_root):
 //   images(id, manifest_digest, artifact, size)          one row an image; id is the config digest
 //   names(name, image_id)                                a name belongs to one image
 //   manifests(image_id, digest, media_type, size, kind)  the files in <root>/oci that it needs
-//   layers(id, key, diff_id, bytes, inodes, entries, has_root_entry)
+//   layers(id, key, diff_id, bytes, inodes, entries, has_root_entry, opaque_root)
 //   image_layers(image_id, position, layer_id)           position 0 is the bottom
 class Catalog {
  public:

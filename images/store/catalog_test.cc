@@ -29,6 +29,7 @@ LayerRecord SomeLayer(int64_t id) {
   layer.diff_id = std::to_string(id);
   layer.bytes = 10;
   layer.has_root_entry = true;
+  layer.opaque_root = true;
   return layer;
 }
 
@@ -57,6 +58,7 @@ TEST_F(CatalogTest, KeepsImagesWithTheirLayersInOrder) {
   EXPECT_EQ(content->images[0].blobs[0].media_type, "type");
   ASSERT_EQ(content->layers.size(), 2u);
   EXPECT_TRUE(content->layers[0].has_root_entry);
+  EXPECT_TRUE(content->layers[0].opaque_root);
   EXPECT_EQ(content->next_layer_id, 3);
 }
 
@@ -113,11 +115,26 @@ TEST_F(CatalogTest, ADamagedFileIsReportedAndNotReplaced) {
   EXPECT_TRUE(absl::IsDataLoss(half.status())) << half.status();
 }
 
+TEST_F(CatalogTest, ADatabaseOfVersionOneIsTakenOver) {
+  ASSERT_TRUE(catalog_->PutImage(SomeImage("a", {"n:1"}, {1}), {SomeLayer(1)}).ok());
+  catalog_.reset();
+  {
+    const auto db = *Sqlite::Open(dir_.path("images.db"));
+    ASSERT_TRUE(
+        db->Execute("ALTER TABLE layers DROP COLUMN opaque_root; PRAGMA user_version = 1").ok());
+  }
+  Reopen();
+  const auto content = *catalog_->Load();
+  ASSERT_EQ(content.layers.size(), 1u);
+  EXPECT_TRUE(content.layers[0].has_root_entry);
+  EXPECT_FALSE(content.layers[0].opaque_root);
+}
+
 TEST_F(CatalogTest, ANewerVersionIsRefused) {
   catalog_.reset();
   {
     const auto db = *Sqlite::Open(dir_.path("images.db"));
-    ASSERT_TRUE(db->Execute("PRAGMA user_version = 2").ok());
+    ASSERT_TRUE(db->Execute("PRAGMA user_version = 3").ok());
   }
   EXPECT_TRUE(absl::IsFailedPrecondition(Catalog::Open(dir_.path("images.db")).status()));
 }

@@ -1,5 +1,6 @@
 #include "images/store/layer_pins.h"
 
+#include <set>
 #include <string>
 #include <utility>
 
@@ -28,12 +29,17 @@ class StorePin : public LayerPin {
 
   // The layers are all there: work out the paths.
   void Finish() {
+    // overlayfs refuses to stack a directory twice, and images do repeat layers (empty ones above
+    // all): the topmost occurrence shows and hides all that the lower ones would.
+    std::set<int64_t> seen;
+    bool hidden = false;
     for (auto it = ids_.rbegin(); it != ids_.rend(); ++it) {
-      lower_dirs_.push_back(store_->layers().Path(*it));
+      const std::string path = store_->layers().Path(*it);
       const auto record = store_->layers().Find(*it);
-      if (root_dir_.empty() && record.has_value() && record->has_root_entry) {
-        root_dir_ = lower_dirs_.back();
-      }
+      if (!hidden && seen.insert(*it).second) lower_dirs_.push_back(path);
+      if (!record.has_value()) continue;
+      if (root_dir_.empty() && record->has_root_entry) root_dir_ = path;
+      hidden = hidden || record->opaque_root;
     }
     // overlayfs wants a lower directory even for an image that has none.
     if (lower_dirs_.empty()) lower_dirs_.push_back(store_->layers().Path(0));
