@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "cri/container_service.h"
 #include "cri/helpers.h"
+#include "cri/idle_pages.h"
 #include "cri/image_methods.h"
 #include "cri/log.h"
 #include "cri/metadata.h"
@@ -157,7 +158,7 @@ class DaemonImpl final : public Daemon {
     add(ImageMethods(images_.get()));
     DAVIT_ASSIGN_OR_RETURN(runtime::cgroup::Layout layout, runtime::cgroup::DetectLayout());
     add(StatsMethods(manager_.get(), std::move(layout), images_->Usage().mountpoint));
-    workers_.emplace(kMaxWorkers, kMaxQueuedCalls, kWorkerIdleTime);
+    workers_.emplace(kMaxWorkers, kMaxQueuedCalls, kWorkerIdleTime, ReleaseIdlePages);
     ServerOptions options;
     options.socket_path = config.socket_path();
     DAVIT_ASSIGN_OR_RETURN(server_, Server::Start(options, std::move(methods), &*workers_));

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "cri/config.h"
 #include "cri/daemon.h"
+#include "cri/idle_pages.h"
 #include "cri/log.h"
 #include "cri/node_service.h"
 #include "cri/options.h"
@@ -71,7 +72,7 @@ int Serve(const Options& options, const Config& config) {
     return 1;
   }
   sd_notify(0, "READY=1");
-  malloc_trim(0);  // what only the start needed
+  ReleaseIdlePages();
   for (;;) {
     int signal = 0;
     if (sigwait(&signals, &signal) != 0) continue;

@@ -26,8 +26,12 @@ bool StartDetached(void* (*function)(void*), void* argument) {
 
 }  // namespace
 
-WorkerPool::WorkerPool(int max_threads, size_t max_queued, absl::Duration idle_time)
-    : max_threads_(max_threads), max_queued_(max_queued), idle_time_(idle_time) {}
+WorkerPool::WorkerPool(int max_threads, size_t max_queued, absl::Duration idle_time,
+                       std::function<void()> when_empty)
+    : max_threads_(max_threads),
+      max_queued_(max_queued),
+      idle_time_(idle_time),
+      when_empty_(std::move(when_empty)) {}
 
 WorkerPool::~WorkerPool() {
   sys::MutexLock lock(&mutex_);
@@ -83,6 +87,11 @@ void WorkerPool::Work() {
       quiet_.SignalAll();
       timed_out = work_.WaitWithDeadline(&mutex_, deadline);
       --idle_;
+    }
+    if (tasks_.empty() && threads_ == 1 && !stopping_ && when_empty_ != nullptr) {
+      mutex_.Unlock();
+      when_empty_();
+      mutex_.Lock();
     }
     if (tasks_.empty()) break;
     {

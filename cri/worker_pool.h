@@ -16,7 +16,9 @@ namespace davit::cri {
 // daemon keeps no thread stacks. Thread-safe.
 class WorkerPool {
  public:
-  WorkerPool(int max_threads, size_t max_queued, absl::Duration idle_time);
+  // `when_empty`, if not null, is called by the last thread each time before it ends.
+  WorkerPool(int max_threads, size_t max_queued, absl::Duration idle_time,
+             std::function<void()> when_empty = nullptr);
   // Runs what is queued to its end and waits for all threads.
   ~WorkerPool();
   WorkerPool(const WorkerPool&) = delete;
@@ -37,6 +39,7 @@ class WorkerPool {
   const int max_threads_;
   const size_t max_queued_;
   const absl::Duration idle_time_;
+  const std::function<void()> when_empty_;
   mutable sys::Mutex mutex_;
   sys::CondVar work_;   // there is a task, or the pool ends
   sys::CondVar quiet_;  // a thread has nothing to do, or has ended

@@ -70,5 +70,14 @@ TEST(WorkerPoolTest, AThreadWithNothingToDoEnds) {
   EXPECT_EQ(pool.threads(), 0);
 }
 
+TEST(WorkerPoolTest, TheLastThreadSaysThatItEnds) {
+  absl::Notification empty;
+  WorkerPool pool(4, 10, absl::Milliseconds(1), [&] {
+    if (!empty.HasBeenNotified()) empty.Notify();
+  });
+  ASSERT_TRUE(pool.Run([] {}));
+  empty.WaitForNotification();
+}
+
 }  // namespace
 }  // namespace davit::cri
