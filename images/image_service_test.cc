@@ -323,7 +323,7 @@ TEST(ImageServiceTest, EndingTheServiceEndsItsPulls) {
   absl::Status status;
   PullRequest request;
   request.reference = registry.host() + "/a:1";
-  const auto ticket = service->Pull(request, [&](absl::StatusOr<std::string> result) {
+  const auto ticket = service->Pull(request, [&](const absl::StatusOr<std::string>& result) {
     status = result.status();
     ++called;
   });

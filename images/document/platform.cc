@@ -12,10 +12,18 @@ namespace {
 #if defined(__x86_64__)
 std::string Amd64Level() {
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("x86-64-v4")) return "v4";
-  if (__builtin_cpu_supports("x86-64-v3")) return "v3";
-  if (__builtin_cpu_supports("x86-64-v2")) return "v2";
-  return "v1";
+  // The features that tell the levels apart (x86-64 psABI, "Micro-Architecture Levels"); those that
+  // are left out never come without these.
+  if (!__builtin_cpu_supports("sse4.2") || !__builtin_cpu_supports("popcnt")) return "v1";
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("bmi2") ||
+      !__builtin_cpu_supports("fma")) {
+    return "v2";
+  }
+  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+      !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl")) {
+    return "v3";
+  }
+  return "v4";
 }
 #endif
 

@@ -67,7 +67,7 @@ class Feeder {
   absl::Status Flush() {
     if (!refused_.ok() || buffer_.empty()) return absl::OkStatus();
     watch_->Fed(buffer_.size());
-    const absl::Status status = unpacker_->Write(buffer_);
+    absl::Status status = unpacker_->Write(buffer_);
     buffer_.clear();
     // Bad content, but perhaps not what the manifest promised: go on reading, so that the digest
     // decides whether the image or a mirror is to blame.

@@ -24,15 +24,15 @@ absl::StatusOr<Url> MirrorBase(const std::string& text) {
 
 }  // namespace
 
-HostSettings::HostSettings(std::map<std::string, RegistryOptions> registries) {
-  for (auto& [host, options] : registries) {
+HostSettings::HostSettings(const std::map<std::string, RegistryOptions>& registries) {
+  for (const auto& [host, options] : registries) {
     for (const std::string& mirror : options.mirrors) {
       const auto base = MirrorBase(mirror);
       if (base.ok() && base->scheme == "http") http_mirrors_.insert(base->HostPort());
     }
     const std::string key = absl::AsciiStrToLower(host);
     if (key == kHubDomain) registries_.emplace(kHubApiHost, options);
-    registries_.emplace(key, std::move(options));
+    registries_.emplace(key, options);
   }
 }
 

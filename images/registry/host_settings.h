@@ -25,7 +25,7 @@ struct Endpoint {
 // The `registries` of the configuration as a pull uses them. Immutable.
 class HostSettings {
  public:
-  explicit HostSettings(std::map<std::string, RegistryOptions> registries);
+  explicit HostSettings(const std::map<std::string, RegistryOptions>& registries);
 
   // Mirrors in their order, then the registry. InvalidArgument names a malformed mirror URL.
   absl::StatusOr<std::vector<Endpoint>> EndpointsFor(const Reference& reference) const;

@@ -93,7 +93,7 @@ size_t OnHeader(char* data, size_t, size_t size, void* transfer) {
 }
 
 absl::Status TransportError(CURLcode code, const char* detail, const Url& url) {
-  const absl::Status status = absl::UnavailableError(
+  absl::Status status = absl::UnavailableError(
       absl::StrCat(url.Origin(), ": ", detail[0] != '\0' ? detail : curl_easy_strerror(code)));
   switch (code) {
     case CURLE_PEER_FAILED_VERIFICATION:
@@ -102,7 +102,7 @@ absl::Status TransportError(CURLcode code, const char* detail, const Url& url) {
     case CURLE_SSL_PINNEDPUBKEYNOTMATCH:
     case CURLE_UNSUPPORTED_PROTOCOL:
     case CURLE_URL_MALFORMAT:
-      return Permanent(status);
+      return Permanent(std::move(status));
     default:
       return status;
   }

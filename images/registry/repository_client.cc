@@ -48,7 +48,7 @@ RepositoryClient::~RepositoryClient() = default;
 
 absl::StatusOr<std::unique_ptr<RepositoryClient>> RepositoryClient::Create(
     RegistryContext* context, std::shared_ptr<const HostSettings> settings, Reference reference,
-    Secret secret) {
+    const Secret& secret) {
   auto client = std::unique_ptr<RepositoryClient>(
       new RepositoryClient(context, std::move(settings), std::move(reference)));
   DAVIT_ASSIGN_OR_RETURN(std::vector<Endpoint> endpoints,
@@ -152,7 +152,7 @@ absl::StatusOr<FetchedManifest> RepositoryClient::FetchManifest(const std::strin
 
 absl::Status RepositoryClient::FetchBlob(const Descriptor& descriptor, const BlobWriter& writer,
                                          const CancelToken& cancel) {
-  const absl::Status status = BlobFetch(this, descriptor, writer, cancel).Run();
+  absl::Status status = BlobFetch(this, descriptor, writer, cancel).Run();
   if (status.ok()) return status;
   return sys::Annotate(status, absl::StrCat("blob ", descriptor.digest.ToString()));
 }

@@ -52,7 +52,7 @@ class RepositoryClient {
   // InvalidArgument for a malformed mirror in the settings.
   static absl::StatusOr<std::unique_ptr<RepositoryClient>> Create(
       RegistryContext* context, std::shared_ptr<const HostSettings> settings, Reference reference,
-      Secret secret);
+      const Secret& secret);
   ~RepositoryClient();
 
   // `key` is a tag or a digest; of a digest, the bytes have been verified.

@@ -50,7 +50,7 @@ absl::StatusOr<bool> SqliteStatement::Step() {
 }
 
 absl::Status SqliteStatement::Run() {
-  const absl::Status status = Step().status();
+  absl::Status status = Step().status();
   sqlite3_reset(statement_);
   bound_ = 0;
   return status;

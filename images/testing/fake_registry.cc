@@ -106,7 +106,7 @@ FakeRegistry::~FakeRegistry() {
 std::string FakeRegistry::host() const { return absl::StrCat("127.0.0.1:", port_); }
 
 Digest FakeRegistry::PutBlob(std::string bytes) {
-  const Digest digest = Hasher::Hash(Digest::Algorithm::kSha256, bytes);
+  Digest digest = Hasher::Hash(Digest::Algorithm::kSha256, bytes);
   sys::MutexLock lock(&mutex_);
   content_[absl::StrCat("/blobs/", digest.ToString())] = {"application/octet-stream",
                                                           std::move(bytes)};
@@ -115,7 +115,7 @@ Digest FakeRegistry::PutBlob(std::string bytes) {
 
 Digest FakeRegistry::PutManifest(const std::string& repository, const std::string& tag,
                                  const std::string& media_type, std::string bytes) {
-  const Digest digest = Hasher::Hash(Digest::Algorithm::kSha256, bytes);
+  Digest digest = Hasher::Hash(Digest::Algorithm::kSha256, bytes);
   sys::MutexLock lock(&mutex_);
   const Content content{media_type, std::move(bytes)};
   const std::string base = absl::StrCat("/v2/", repository, "/manifests/");

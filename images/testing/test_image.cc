@@ -2,7 +2,6 @@
 
 #include <zlib.h>
 
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -17,7 +16,7 @@ namespace {
 Digest Sha256(absl::string_view bytes) { return Hasher::Hash(Digest::Algorithm::kSha256, bytes); }
 
 void PutOctal(char* field, size_t size, unsigned long long value) {
-  std::snprintf(field, size, "%0*llo", static_cast<int>(size - 1), value);
+  for (size_t i = size - 1; i-- > 0; value >>= 3) field[i] = static_cast<char>('0' + (value & 7));
 }
 
 std::string DescriptorJson(absl::string_view type, absl::string_view bytes,
@@ -46,7 +45,8 @@ TarBuilder& TarBuilder::Entry(absl::string_view name, char type, absl::string_vi
   std::memset(header + 148, ' ', 8);
   unsigned sum = 0;
   for (const char c : header) sum += static_cast<unsigned char>(c);
-  std::snprintf(header + 148, 8, "%06o", sum);
+  PutOctal(header + 148, 7, sum);
+  header[154] = '\0';
   bytes_.append(header, sizeof(header));
   bytes_.append(content.data(), content.size());
   bytes_.resize((bytes_.size() + 511) / 512 * 512, '\0');
