@@ -71,13 +71,16 @@ absl::StatusOr<UniqueFd> SeqpacketListen(const std::string& path, int backlog) {
 
 absl::StatusOr<UniqueFd> SeqpacketConnect(const std::string& path) {
   DAVIT_ASSIGN_OR_RETURN(Address address, AddressOf(path));
-  UniqueFd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  // Non-blocking for now: a listener that hangs lets its backlog fill up, and the next connection
+  // would wait for it for ever.
+  UniqueFd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd.ok()) return ErrnoStatus(errno, "socket");
   int result;
   do {
     result = connect(fd.get(), reinterpret_cast<sockaddr*>(&address.un), sizeof address.un);
   } while (result != 0 && errno == EINTR);
   if (result != 0) return ErrnoStatus(errno, absl::StrCat("connect ", path));
+  if (fcntl(fd.get(), F_SETFL, 0) != 0) return ErrnoStatus(errno, absl::StrCat("connect ", path));
   return fd;
 }
 

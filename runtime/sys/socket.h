@@ -29,6 +29,7 @@ struct Packet {
 absl::StatusOr<std::pair<UniqueFd, UniqueFd>> SeqpacketPair();
 // Listens at `path`, of any length; an old socket file there is replaced. Mode 0600.
 absl::StatusOr<UniqueFd> SeqpacketListen(const std::string& path, int backlog);
+// Never waits: Unavailable if nobody listens any more, or if the listener accepts nothing.
 absl::StatusOr<UniqueFd> SeqpacketConnect(const std::string& path);
 
 // Sends one packet. Unavailable when the socket is non-blocking and full, or when the peer is gone;

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <string>
+#include <vector>
 
 #include "gtest/gtest.h"
 
@@ -63,6 +64,23 @@ TEST(SocketTest, APathMayBeLongerThanAnAddress) {
   unlink(path.c_str());
   rmdir(deep.c_str());
   rmdir(directory.c_str());
+}
+
+TEST(SocketTest, AListenerThatDoesNotAcceptHoldsNobodyUp) {
+  const std::string path = ::testing::TempDir() + "/socket_hung." + std::to_string(getpid());
+  auto listener = SeqpacketListen(path, 1);
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  std::vector<UniqueFd> waiting;
+  absl::Status refused;
+  while (refused.ok() && waiting.size() < 100) {
+    auto client = SeqpacketConnect(path);
+    refused = client.status();
+    if (client.ok()) waiting.push_back(*std::move(client));
+  }
+  EXPECT_EQ(refused.code(), absl::StatusCode::kUnavailable) << refused;
+  ASSERT_FALSE(waiting.empty());
+  EXPECT_EQ(fcntl(waiting[0].get(), F_GETFL) & O_NONBLOCK, 0) << "what connects blocks as usual";
+  unlink(path.c_str());
 }
 
 }  // namespace
