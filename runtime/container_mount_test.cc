@@ -252,6 +252,31 @@ TEST(ContainerMountTest, ReadOnlyRootsStayUsableForMounts) {
   EXPECT_TRUE(absl::StartsWith(out.at("stat /scratch/new/inner"), "dir 700"));
 }
 
+TEST(ContainerMountTest, WhatDanglingLinksOfTheImageLeadToIsMade) {
+  namespace fs = std::filesystem;
+  Bundle bundle;
+  const std::string root = bundle.rootfs();
+  fs::create_directories(root + "/etc");
+  fs::create_directories(root + "/var");
+  fs::create_symlink("../run/systemd/resolve/stub-resolv.conf", root + "/etc/resolv.conf");
+  fs::create_symlink("/nowhere/run", root + "/var/run");
+  fs::create_symlink("loop", root + "/etc/loop");
+  { std::ofstream(bundle.dir() + "/resolv.conf") << "nameserver 192.0.2.1"; }
+  spec::Spec spec = bundle.DefaultSpec();
+  spec.mounts.push_back({"/etc/resolv.conf", "bind", bundle.dir() + "/resolv.conf", {"rbind"}});
+  spec.mounts.push_back({"/var/run/secrets/token", "tmpfs", "tmpfs", {}});
+  const Sections out =
+      bundle.RunProbe(spec, {{"cat", "/etc/resolv.conf"}, {"cat", "/proc/self/mountinfo"}});
+  EXPECT_EQ(out.at("cat /etc/resolv.conf"), "nameserver 192.0.2.1");
+  const std::string& mounts = out.at("cat /proc/self/mountinfo");
+  EXPECT_TRUE(absl::StrContains(mounts, " /run/systemd/resolve/stub-resolv.conf ")) << mounts;
+  EXPECT_TRUE(absl::StrContains(mounts, " /nowhere/run/secrets/token ")) << mounts;
+
+  spec = bundle.DefaultSpec();
+  spec.mounts.push_back({"/etc/loop", "bind", bundle.dir() + "/resolv.conf", {"rbind"}});
+  EXPECT_FALSE(Container::Create(bundle.Options(spec)).ok());
+}
+
 TEST(ContainerMountTest, ATmpfsWithoutAModeLooksLikeWhatItCovers) {
   Bundle bundle;
   spec::Spec spec = bundle.DefaultSpec();

@@ -45,13 +45,8 @@ int OpenTarget(Stage& stage, const Op& op, bool directory) {
     if (made < 0) return made;
     raw::Close(made);
   } else {
-    const char* name = nullptr;
-    const int parent = OpenParent(stage, base, path, &name);
-    if (parent < 0) return parent;
-    const int file = raw::OpenAt(parent, name, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY, 0644);
-    raw::Close(parent);
-    if (file < 0 && file != -EEXIST) return file;
-    if (file >= 0) raw::Close(file);
+    const int made = MakeMissingFile(stage, base, path, 0644);
+    if (made < 0) return made;
   }
   return OpenBeneath(stage, base, path, O_PATH, resolve);
 }

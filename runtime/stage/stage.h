@@ -90,6 +90,9 @@ int OpenBeneath(const Stage& stage, int base, const char* path, uint64_t flags, 
 int OpenParent(Stage& stage, int base, const char* path, const char** name);
 // Opens (O_PATH) the directory `path`, making it and its parents.
 int MakeDirectories(Stage& stage, int base, const char* path, mode_t mode);
+// Makes the empty file `path`, which nothing can be opened at, and its parents. Both this and
+// MakeDirectories make what a dangling link on the way leads to, beneath the same base.
+int MakeMissingFile(Stage& stage, int base, const char* path, mode_t mode);
 
 // mount_setattr as Code::kOpenBind describes.
 int SetBindAttributes(int mount, const plan::Op& op, int idmap);
