@@ -292,7 +292,7 @@ TEST(ContainerTest, GroupsThatThePayloadMadeGoWithItsOwn) {
   spec.mounts.back().options = {"nosuid", "noexec", "nodev"};  // a writable cgroup mount
   const Sections out = bundle.RunProbe(spec, {{"mkdir", "/sys/fs/cgroup/pids/a"},
                                               {"mkdir", "/sys/fs/cgroup/pids/a/b"},
-                                              {"mkdir", "/sys/fs/cgroup/pids/c"}});
+                                              {"mkdir", "/sys/fs/cgroup/pids/.c"}});
   EXPECT_EQ(out.at("mkdir /sys/fs/cgroup/pids/a/b"), "ok");
   EXPECT_EQ(bundle.Count().cgroups, std::vector<std::string>());
 }

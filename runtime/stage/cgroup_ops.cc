@@ -60,9 +60,8 @@ void RemoveGroupsIn(int directory, int depth) {
     for (long at = 0; at < size;) {
       const auto* entry = reinterpret_cast<const DirectoryEntry*>(buffer + at);
       at += entry->length;
-      if (entry->type == kTypeDirectory && entry->name[0] != '.') {
-        RemoveGroup(directory, entry->name, depth + 1);
-      }
+      const bool self = strcmp(entry->name, ".") == 0 || strcmp(entry->name, "..") == 0;
+      if (entry->type == kTypeDirectory && !self) RemoveGroup(directory, entry->name, depth + 1);
     }
   }
 }
