@@ -54,9 +54,12 @@ int MakeParents(const std::string& path) {
 }
 
 // O_NONBLOCK: a FIFO planted at the path must not stop the log of the whole pod; it is refused.
+// O_NOFOLLOW: a pod that may write to the node's log directory must not choose, by a link, which of
+// the node's files its output is appended to.
 int OpenFile(const std::string& path, sys::UniqueFd* file) {
-  sys::UniqueFd fd(
-      open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0640));
+  constexpr int kFlags =
+      O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW;
+  sys::UniqueFd fd(open(path.c_str(), kFlags, 0640));
   if (!fd.ok()) return errno;
   struct stat st;
   if (fstat(fd.get(), &st) != 0) return errno;

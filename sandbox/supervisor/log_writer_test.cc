@@ -151,6 +151,10 @@ TEST_F(LogWriterTest, APathThatCannotBeOpenedIsReported) {
   ASSERT_EQ(mkfifo(fifo.c_str(), 0644), 0);
   Close(Open(fifo, &writers, ENXIO));
   Close(Open(dir_ + "/" + std::string(300, 'n'), &writers, ENAMETOOLONG));
+  const std::string link = dir_ + "/link";
+  ASSERT_EQ(symlink((dir_ + "/elsewhere").c_str(), link.c_str()), 0);
+  Close(Open(link, &writers, ELOOP));
+  EXPECT_NE(access((dir_ + "/elsewhere").c_str(), F_OK), 0);
 }
 
 TEST_F(LogWriterTest, WithoutAPathTheOutputIsDroppedAndNothingBlocks) {
@@ -293,18 +297,22 @@ TEST_F(FullDiskTest, AFullDiskBlocksTheApplicationAndLosesNothing) {
 
 TEST_F(FullDiskTest, ReopeningOnAnotherDiskGoesOnWithAWholeEntry) {
   Writers writers;
-  ContainerLog* log = Open(file_, &writers);
+  const std::string way = dir_ + "/way";
+  const std::string other = dir_ + "/other";
+  ASSERT_EQ(symlink(mount_.c_str(), way.c_str()), 0);
+  ASSERT_EQ(mkdir(other.c_str(), 0755), 0);
+  ContainerLog* log = Open(way + "/0.log", &writers);
   const int lines = Fill(writers.out);
   // What a rotation to another place looks like to the writer: the path leads elsewhere.
-  ASSERT_EQ(rename(file_.c_str(), (mount_ + "/old").c_str()), 0);
-  ASSERT_EQ(symlink(path_.c_str(), file_.c_str()), 0);
+  ASSERT_EQ(unlink(way.c_str()), 0);
+  ASSERT_EQ(symlink(other.c_str(), way.c_str()), 0);
   ASSERT_EQ(Reopen(log), 0);
   writers = {};
   EXPECT_EQ(Finish(log), 0);
   int next = 0;
-  ExpectNumbered(Read(mount_ + "/old"), &next);
+  ExpectNumbered(Read(file_), &next);
   EXPECT_GT(next, 1000);
-  ExpectNumbered(Read(path_), &next);
+  ExpectNumbered(Read(other + "/0.log"), &next);
   EXPECT_EQ(next, lines);
 }
 
