@@ -68,9 +68,10 @@ Container::~Container() {
 
 // ---- creation
 
-void Container::Create(const CreateContainer& request, std::vector<sys::UniqueFd> fds, Done done) {
+void Container::Create(const CreateContainer& request, std::vector<sys::UniqueFd> fds,
+                       int pid_namespace, Done done) {
   create_done_ = std::move(done);
-  if (absl::Status status = Prepare(request, std::move(fds)); !status.ok()) {
+  if (absl::Status status = Prepare(request, std::move(fds), pid_namespace); !status.ok()) {
     ended_ = true;
     Error error;
     SetError(status, &error);
@@ -78,7 +79,8 @@ void Container::Create(const CreateContainer& request, std::vector<sys::UniqueFd
   }
 }
 
-absl::Status Container::Prepare(const CreateContainer& request, std::vector<sys::UniqueFd> fds) {
+absl::Status Container::Prepare(const CreateContainer& request, std::vector<sys::UniqueFd> fds,
+                                int pid_namespace) {
   if (fds.size() != (request.has_seccomp() ? 2u : 1u)) {
     return absl::InvalidArgumentError(
         absl::StrCat("create container ", id(), ": ", fds.size(), " descriptors came with it"));
@@ -87,7 +89,10 @@ absl::Status Container::Prepare(const CreateContainer& request, std::vector<sys:
   runtime::stage::ExternalFds external;
   external[Slot::kPodMountNamespace] = tools_.pod->mount_namespace.get();
   external[Slot::kUserNamespace] = tools_.pod->user_namespace.get();
-  external[Slot::kPidNamespace] = tools_.pod->init_pidfd.get();
+  // A copy: whose it is may be gone before the process is made.
+  sys::UniqueFd pid_member;
+  if (pid_namespace >= 0) pid_member.reset(fcntl(pid_namespace, F_DUPFD_CLOEXEC, 3));
+  external[Slot::kPidNamespace] = pid_member.get();
   if (request.has_seccomp()) external[Slot::kSeccompProgram] = fds[1].get();
   LogWriter::Streams streams;
   DAVIT_ASSIGN_OR_RETURN(auto held, MakeStdio(request, &external, &streams));
@@ -95,6 +100,7 @@ absl::Status Container::Prepare(const CreateContainer& request, std::vector<sys:
   if (!request.tty()) OpenLog(log_path_, std::move(streams));
   sys::UniqueFd plan = std::move(fds[0]);
   if (request.has_seccomp()) held.push_back(std::move(fds[1]));
+  held.push_back(std::move(pid_member));
   session_.Begin(
       std::move(plan), external, std::move(held),
       request.timeout_ms() > 0 ? absl::Milliseconds(request.timeout_ms()) : kDefaultCreateTimeout);
@@ -175,6 +181,8 @@ void Container::FinishCreation() {
   absl::Status recorded = record_.Write(state_);
   if (recorded.ok()) recorded = watched;
   if (!recorded.ok()) {
+    // It never came to be created: its end is that of the creation.
+    state_.set_phase(ContainerState::CREATING);
     Error error;
     SetError(recorded, &error);
     return AbandonCreation(std::move(error));
@@ -295,6 +303,9 @@ void Container::Ended(int wait_status) {
   if (!session_.facts().new_pid_namespace) cgroup_.KillAll().IgnoreError();
   const bool oom_untold = cgroup_.OomKills() > 0 && !state_.oom_killed();
   if (oom_untold) state_.set_oom_killed(true);
+  // The kubelet may remove the group before it removes the container, and the event file of a
+  // removed group is ready for ever.
+  cgroup_.Stop();
   state_.set_phase(ContainerState::EXITED);
   state_.set_pid(0);
   state_.set_wait_status(wait_status);

@@ -43,10 +43,11 @@ class Container final : private Session::Listener {
   ~Container() override;
 
   // Creates the process, up to where it waits for Start. `fds`: the plan, and the seccomp program
-  // if the request says so. After an error nothing is left but the object, of which only the
-  // destructor is then of use.
+  // if the request says so. `pid_namespace` is a pidfd of a member of the PID namespace that a plan
+  // may join (borrowed during the call), or -1. After an error nothing is left but the object, of
+  // which only the destructor is then of use.
   void Create(const supervisor::v1::CreateContainer& request, std::vector<sys::UniqueFd> fds,
-              Done done);
+              int pid_namespace, Done done);
   // Once, when CREATED. If the payload cannot be executed the container is EXITED with start_errno,
   // the observer is told, and then `done` gets the error.
   void Start(Done done);
@@ -78,7 +79,7 @@ class Container final : private Session::Listener {
   void OnExited(int wait_status) override;
 
   absl::Status Prepare(const supervisor::v1::CreateContainer& request,
-                       std::vector<sys::UniqueFd> fds);
+                       std::vector<sys::UniqueFd> fds, int pid_namespace);
   absl::StatusOr<std::vector<sys::UniqueFd>> MakeStdio(
       const supervisor::v1::CreateContainer& request, runtime::stage::ExternalFds* external,
       LogWriter::Streams* streams);

@@ -147,6 +147,16 @@ void Supervisor::CreateContainer(Origin origin, const supervisor::v1::CreateCont
     return AnswerError(
         origin, absl::FailedPreconditionError("the init of the pod's PID namespace was killed"));
   }
+  int pid_namespace = pod_.init_pidfd.get();
+  if (!request.pid_target().empty()) {
+    const Container* target = Find(request.pid_target());
+    if (target == nullptr || target->state().phase() != ContainerState::RUNNING) {
+      return AnswerError(origin, absl::FailedPreconditionError(
+                                     absl::StrCat("create container: target container ",
+                                                  request.pid_target(), " does not run")));
+    }
+    pid_namespace = target->pidfd();
+  }
   Container::Observer observer;
   observer.exited = [this](Container* container) {
     FromSupervisor event;
@@ -161,16 +171,17 @@ void Supervisor::CreateContainer(Origin origin, const supervisor::v1::CreateCont
   };
   Container* container =
       (containers_[id] = std::make_unique<Container>(tools_, id, std::move(observer))).get();
-  container->Create(request, std::move(fds), [this, origin, container](const Error* error) {
-    TrimSoon();
-    if (error != nullptr) {
-      AnswerError(origin, *error);
-      return ForgetContainer(container->id());
-    }
-    Reply reply;
-    reply.mutable_create_container()->set_pid(container->state().pid());
-    Answer(origin, std::move(reply));
-  });
+  container->Create(request, std::move(fds), pid_namespace,
+                    [this, origin, container](const Error* error) {
+                      TrimSoon();
+                      if (error != nullptr) {
+                        AnswerError(origin, *error);
+                        return ForgetContainer(container->id());
+                      }
+                      Reply reply;
+                      reply.mutable_create_container()->set_pid(container->state().pid());
+                      Answer(origin, std::move(reply));
+                    });
 }
 
 void Supervisor::StartContainer(Origin origin, const supervisor::v1::StartContainer& request) {

@@ -45,6 +45,7 @@ struct ContainerOptions {
   bool tty = false;
   bool stdin = false;
   bool share_pid = false;
+  std::string pid_target;  // another container
   bool no_log = false;
   int64_t memory_limit = 0;
   std::string log_path;
@@ -289,7 +290,8 @@ class SupervisorTest : public ::testing::Test {
                              .options = {"rbind", "rw"}});
     }
     spec.linux_.namespaces = {{NamespaceType::kMount, ""}, {NamespaceType::kCgroup, ""}};
-    if (!options.share_pid) spec.linux_.namespaces.push_back({NamespaceType::kPid, ""});
+    if (!options.share_pid && options.pid_target.empty())
+      spec.linux_.namespaces.push_back({NamespaceType::kPid, ""});
     return spec;
   }
 
@@ -304,7 +306,7 @@ class SupervisorTest : public ::testing::Test {
     inputs.inherited = {NamespaceType::kIpc, NamespaceType::kUts, NamespaceType::kNetwork};
     inputs.join_pod_mount_namespace = true;
     inputs.pod_shm = true;
-    inputs.join_pid_namespace = options.share_pid;
+    inputs.join_pid_namespace = options.share_pid || !options.pid_target.empty();
     inputs.cgroups = cgroups_.Of(id, options.memory_limit);
     inputs.features = Features();
     inputs.capability_ceiling = 0;
@@ -329,6 +331,7 @@ class SupervisorTest : public ::testing::Test {
           if (!options.no_log) {
             create->set_log_path(options.log_path.empty() ? LogPath(id) : options.log_path);
           }
+          create->set_pid_target(options.pid_target);
           create->set_tty(options.tty);
           create->set_stdin(options.stdin);
           create->set_timeout_ms(options.timeout_ms);

@@ -67,6 +67,22 @@ TEST_F(SupervisorTest, ASharedPidNamespaceHasDavitInitAsItsFirstProcess) {
             absl::StatusCode::kFailedPrecondition);
 }
 
+TEST_F(SupervisorTest, AContainerJoinsThePidNamespaceOfTheOneItTargets) {
+  StartPod();
+  Run("c1", {.args = {"sleep", "1000"}});
+  Run("c2", {.args = {"sleep", "2000"}});
+  Run("c3", {.args = {"sh", "-c", "ps; sleep 3000"}, .pid_target = "c1"});
+  ASSERT_TRUE(Eventually([&] { return absl::StrContains(ReadFile(LogPath("c3")), "ps"); }));
+  const std::string seen = ReadFile(LogPath("c3"));
+  EXPECT_TRUE(absl::StrContains(seen, "1 0        sleep 1000")) << seen;
+  EXPECT_FALSE(absl::StrContains(seen, "sleep 2000")) << seen;
+  ASSERT_FALSE(Kill("c1", SIGKILL).has_error());
+  EXPECT_EQ(WTERMSIG(AwaitExit("c3").wait_status()), SIGKILL) << "it ends with its namespace";
+  EXPECT_EQ(static_cast<absl::StatusCode>(
+                Create("c4", {.args = {"true"}, .pid_target = "c1"}).error().code()),
+            absl::StatusCode::kFailedPrecondition);
+}
+
 TEST_F(SupervisorTest, TheSupervisorIsAMemberOfThePodsNamespaces) {
   StartPod([&](PodConfig* config) {
     config->set_new_network_namespace(true);

@@ -109,6 +109,23 @@ TEST_F(SupervisorTest, AFailedCreationLeavesNothing) {
   EXPECT_FALSE(again.has_error()) << again.error().message();
 }
 
+TEST_F(SupervisorTest, ACreationThatCannotBeRecordedFailsAndLeavesNothing) {
+  StartPod();
+  // Too long for a record, which the process is made before.
+  const std::string id(2500, 'i');
+  const sys::UniqueFd plan = Memfd("plan", ContainerPlan("c1", {.args = {"true"}}));
+  ASSERT_TRUE(sys::MakeDirs(ContainerDir("c1"), 0755).ok());
+  const Reply reply = Call(
+      [&](ToSupervisor* r) {
+        r->mutable_create_container()->set_container_id(id);
+        r->mutable_create_container()->set_container_dir(ContainerDir("c1"));
+      },
+      {plan.get()});
+  EXPECT_EQ(static_cast<absl::StatusCode>(reply.error().code()),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(cgroups_.Children().empty());
+}
+
 TEST_F(SupervisorTest, BadRequestsAreRefusedAndHarmless) {
   StartPod();
   ASSERT_FALSE(Create("c1", {.args = {"sleep", "1000"}}).has_error());
