@@ -80,13 +80,20 @@ absl::StatusOr<std::pair<sys::UniqueFd, sys::UniqueFd>> ReportPair() {
   return std::pair(sys::UniqueFd(fds[0]), sys::UniqueFd(fds[1]));
 }
 
+// ESRCH: the process whose namespaces are joined has ended. Whoever asked for it named something
+// that exists, so this is not NotFound.
+absl::Status JoinError(int error, absl::string_view what) {
+  const absl::Status status = sys::ErrnoStatus(error, what);
+  return error == ESRCH ? absl::FailedPreconditionError(status.message()) : status;
+}
+
 // Enters a pid namespace for the children of this thread, and comes back.
 class PidNamespaceForChildren {
  public:
   absl::Status Enter(int fd) {
     own_.reset(open("/proc/thread-self/ns/pid", O_RDONLY | O_CLOEXEC));
     if (!own_.ok()) return sys::ErrnoStatus(errno, "open the own pid namespace");
-    if (setns(fd, CLONE_NEWPID) != 0) return sys::ErrnoStatus(errno, "join the pid namespace");
+    if (setns(fd, CLONE_NEWPID) != 0) return JoinError(errno, "join the pid namespace");
     return absl::OkStatus();
   }
   // Cannot fail for the namespace that the thread itself lives in.
@@ -212,7 +219,7 @@ absl::Status Failure::ToStatus() const {
   if (error_number == 0) {
     return absl::AbortedError(absl::StrCat(what, ": the process was killed meanwhile"));
   }
-  return sys::ErrnoStatus(error_number, what);
+  return JoinError(error_number, what);
 }
 
 Launch::Launch() : mapping_(std::make_unique<Mapping>()) {}
