@@ -16,6 +16,8 @@ namespace davit::images {
 namespace {
 
 constexpr size_t kMaxTokenAnswer = 1024 * 1024;
+constexpr size_t kMaxToken = 64 * 1024;  // real ones have a few kilobytes
+constexpr size_t kMaxTokens = 1024;      // kept at one time
 constexpr absl::Duration kDefaultLifetime = absl::Seconds(60);
 constexpr char kClientId[] = "davit";
 
@@ -25,6 +27,7 @@ absl::StatusOr<std::string> TokenFrom(const nlohmann::json& answer) {
     DAVIT_ASSIGN_OR_RETURN(token, StringMember(answer, "access_token"));
   }
   if (token.empty()) return absl::FailedPreconditionError("the answer holds no token");
+  if (token.size() > kMaxToken) return absl::FailedPreconditionError("the token is too long");
   return token;
 }
 
@@ -48,6 +51,7 @@ void TokenCache::Put(const std::string& key, std::string token, absl::Duration l
   sys::MutexLock lock(&mutex_);
   const absl::Time now = absl::Now();
   std::erase_if(entries_, [now](const auto& entry) { return entry.second.expiry <= now; });
+  if (entries_.size() >= kMaxTokens) entries_.clear();  // each can be had again
   // A tenth less: the token must still be good when the request arrives.
   entries_[key] = {std::move(token), now + lifetime * 0.9};
 }
@@ -95,7 +99,7 @@ absl::StatusOr<std::string> Authorizer::Header(const CancelToken& cancel) {
 
 absl::Status Authorizer::OnUnauthorized(const HttpResponse& response, const std::string& used,
                                         int attempt, const CancelToken& cancel) {
-  const absl::Status refused = absl::UnauthenticatedError(absl::StrCat(
+  absl::Status refused = absl::UnauthenticatedError(absl::StrCat(
       endpoint_.Origin(), " answered 401 Unauthorized", RegistryErrorText(response.error_body)));
   if (attempt >= 2) return refused;
   const Challenge* bearer = nullptr;
@@ -136,7 +140,7 @@ absl::Status Authorizer::UseBearer(const Challenge& challenge, const std::string
         absl::StrCat(endpoint_.Origin(), ": its token service: ", realm.status().message()));
   }
   // A token service on plain HTTP would hear the password in the clear (CVE-2019-10214).
-  if (realm->scheme == "http" && endpoint_.scheme != "http" && !settings_->HttpAllowed(*realm)) {
+  if (realm->scheme == "http" && !settings_->HttpAllowed(*realm)) {
     return absl::FailedPreconditionError(absl::StrCat(endpoint_.Origin(), ": its token service ",
                                                       realm->Origin(), " does not use https"));
   }

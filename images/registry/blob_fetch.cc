@@ -57,9 +57,12 @@ absl::Status BlobFetch::FetchFrom(RepositoryClient::Source& source, int attempts
   for (int attempt = 1;; ++attempt) {
     const uint64_t before = received_;
     retry_after_.reset();
-    const absl::Status status = Request(source);
+    absl::Status status = Request(source);
     if (status.ok() || !fatal_.ok()) return status;
     if (!absl::IsUnavailable(status) || IsPermanent(status)) return status;
+    // Only the end mark got lost. There is nothing to ask for from here on, and a server answers
+    // 416 to that; the digest says whether it was all.
+    if (received_ == descriptor_.size) return absl::OkStatus();
     if (received_ - before >= kProgress) attempt = 0;
     if (attempt >= attempts) return status;
     DAVIT_RETURN_IF_ERROR(SleepFor(BackoffDelay(retry, attempt, retry_after_), cancel_));
@@ -77,7 +80,7 @@ absl::Status BlobFetch::Request(RepositoryClient::Source& source) {
   const HttpResponse& response = followed.response;
   if (response.status < 200 || response.status >= 300) {
     retry_after_ = ParseRetryAfter(response.Header("retry-after"), absl::Now());
-    const absl::Status status = StatusFromResponse(response, source.endpoint.base.Origin());
+    absl::Status status = StatusFromResponse(response, source.endpoint.base.Origin());
     // The signature in a redirect's URL runs out; the registry makes a new one.
     if (!followed.from_origin && (response.status == 403 || response.status == 401)) {
       return absl::UnavailableError(status.message());

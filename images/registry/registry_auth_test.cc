@@ -247,6 +247,18 @@ TEST_F(RegistryAuthTest, ARedirectLoopOrAForbiddenSchemeEnds) {
   }
 }
 
+TEST_F(RegistryAuthTest, ATokenServiceOnPlainHttpElsewhereNeverSeesACredential) {
+  registry_.SetHook([](const FakeRequest&) {
+    return Unauthorized("Bearer realm=\"http://10.255.255.1/token\",service=\"svc\"");
+  });
+  Secret identity;
+  identity.identity_token = "refresh";
+  for (const Secret& secret : {user_, identity}) {
+    const absl::Status status = Pull(secret);
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  }
+}
+
 TEST_F(RegistryAuthTest, AMirrorOnAnotherHostGetsNoCredentials) {
   FakeRegistry mirror;
   mirror.SetHook([&](const FakeRequest&) { return Unauthorized("Basic realm=\"x\""); });

@@ -43,7 +43,7 @@ class RepositoryClientTest : public ::testing::Test {
   }
 
   // Answers the first `times` requests for the blob with what `reply` makes of the true bytes.
-  void BreakBlob(int times, std::function<FakeReply(FakeReply)> reply) {
+  void BreakBlob(int times, const std::function<FakeReply(FakeReply)>& reply) {
     auto left = std::make_shared<std::atomic<int>>(times);
     registry_.SetHook([this, left, reply](const FakeRequest& request) -> std::optional<FakeReply> {
       if (!absl::StrContains(request.path, "/blobs/") || left->fetch_sub(1) <= 0) return {};
@@ -179,6 +179,19 @@ TEST_F(RepositoryClientTest, ABrokenTransferGoesOnWhereItStopped) {
   ASSERT_TRUE(Fetch(*Client(), &got).ok());
   EXPECT_EQ(got, blob_);
   EXPECT_EQ(registry_.requests().at(1).Header("range"), "bytes=200000-");
+}
+
+TEST_F(RepositoryClientTest, ATransferThatBreaksAfterItsLastByteIsComplete) {
+  BreakBlob(1, [this](FakeReply reply) {
+    reply.chunked = true;
+    reply.send_only = blob_.size();  // and no end mark
+    return reply;
+  });
+  std::string got;
+  const absl::Status status = Fetch(*Client(), &got);
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(got, blob_);
+  EXPECT_EQ(registry_.CountRequests("/blobs/"), 1);
 }
 
 TEST_F(RepositoryClientTest, AnIgnoredRangeIsDiscarded) {

@@ -14,6 +14,7 @@ std::shared_ptr<const Image> ImageIndex::ById(const std::string& id) const {
 }
 
 std::shared_ptr<const Image> ImageIndex::Find(absl::string_view text) const {
+  if (auto image = ById(std::string(text))) return image;  // of whatever algorithm
   const std::string digits = IdDigits(text, 4);
   if (!digits.empty()) {
     if (auto image = ById(absl::StrCat("sha256:", digits))) return image;

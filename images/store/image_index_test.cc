@@ -34,6 +34,13 @@ TEST(ImageIndexTest, FindsAnImageByEveryFormOfItsNames) {
   }
 }
 
+TEST(ImageIndexTest, FindsAnImageWhoseIdIsOfAnotherAlgorithm) {
+  ImageIndex index;
+  const std::string id = "sha512:" + std::string(128, 'a');
+  index.Put(Named(id, {}));
+  ASSERT_NE(index.Find(id), nullptr);
+}
+
 TEST(ImageIndexTest, AnAmbiguousPrefixFindsNothing) {
   ImageIndex index;
   index.Put(Named("sha256:abcd1" + std::string(59, '0'), {}));
