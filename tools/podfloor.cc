@@ -143,11 +143,11 @@ void MakeDev(int root) {
     Must(mknodat(dev, node.name, S_IFCHR | 0666, (1 << 8) | node.minor_of_1), node.name);
   }
   Must(mknodat(dev, "tty", S_IFCHR | 0666, 5 << 8), "tty");
-  symlinkat("/proc/self/fd", dev, "fd");
-  symlinkat("/proc/self/fd/0", dev, "stdin");
-  symlinkat("/proc/self/fd/1", dev, "stdout");
-  symlinkat("/proc/self/fd/2", dev, "stderr");
-  symlinkat("pts/ptmx", dev, "ptmx");
+  Must(symlinkat("/proc/self/fd", dev, "fd"), "fd");
+  Must(symlinkat("/proc/self/fd/0", dev, "stdin"), "stdin");
+  Must(symlinkat("/proc/self/fd/1", dev, "stdout"), "stdout");
+  Must(symlinkat("/proc/self/fd/2", dev, "stderr"), "stderr");
+  Must(symlinkat("pts/ptmx", dev, "ptmx"), "ptmx");
   for (const char* name : {"pts", "shm", "mqueue"}) mkdirat(dev, name, 0755);
   Attach(Mount("devpts", {{"newinstance", nullptr}}, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC), dev,
          "pts");
