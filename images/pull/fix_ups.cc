@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <map>
 #include <string>
 #include <utility>
 
@@ -107,17 +108,24 @@ class FixUp {
       if (errno != ENOENT) return sys::ErrnoStatus(errno, absl::StrCat("stat ", link.target));
       DAVIT_RETURN_IF_ERROR(CopyUp(*lower, target_parent.get(), target_name));
     } else if (IsWhiteout(st)) {
-      // The layer removes the target itself: the link is all that remains of it.
-      return CopyUp(*lower, link_parent.get(), link_name);
+      // The layer removes the target itself: the links are all that remains of it. One copy for all
+      // of them, or a small layer of many such links would fill the disk.
+      const auto [first, is_first] = copies_.emplace(link.target, link.path);
+      if (is_first) return CopyUp(*lower, link_parent.get(), link_name);
+      DAVIT_ASSIGN_OR_RETURN(const sys::UniqueFd copy_parent, MakeParents(first->second));
+      return MakeLink(copy_parent.get(), SplitPath(first->second).second, link_parent.get(),
+                      link_name, link.path);
     }
-    if (linkat(target_parent.get(), target_name.c_str(), link_parent.get(), link_name.c_str(), 0) !=
-        0) {
-      return sys::ErrnoStatus(errno, absl::StrCat("link ", Shown(link.path)));
-    }
-    return absl::OkStatus();
+    return MakeLink(target_parent.get(), target_name, link_parent.get(), link_name, link.path);
   }
 
  private:
+  static absl::Status MakeLink(int from, const std::string& from_name, int to,
+                               const std::string& to_name, const std::string& path) {
+    if (linkat(from, from_name.c_str(), to, to_name.c_str(), 0) == 0) return absl::OkStatus();
+    return sys::ErrnoStatus(errno, absl::StrCat("link ", Shown(path)));
+  }
+
   // What this layer hides of the lower ones it does not inherit from.
   absl::StatusOr<bool> HiddenByThisLayer(const std::string& path) const {
     std::string prefix;
@@ -204,6 +212,7 @@ class FixUp {
 
   const sys::RootFd staging_;
   const std::vector<int>& lowers_;
+  std::map<std::string, std::string> copies_;  // by removed target: the first link to it
 };
 
 }  // namespace

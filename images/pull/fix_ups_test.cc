@@ -104,8 +104,9 @@ TEST_F(FixUpsTest, ALinkAcrossLayersCopiesTheFileUpOnce) {
 TEST_F(FixUpsTest, ALinkToWhatTheLayerItselfRemovesKeepsTheContent) {
   WriteTestFile(dir_.path("0/old"), "content");
   MakeWhiteout("s/old");
-  ASSERT_TRUE(Apply({{}, {{"new", "old"}}}).ok());
+  ASSERT_TRUE(Apply({{}, {{"new", "old"}, {"d/again", "old"}}}).ok());
   EXPECT_EQ(ReadTestFile(dir_.path("s/new")), "content");
+  EXPECT_EQ(Stat("s/new").st_ino, Stat("s/d/again").st_ino);
   EXPECT_TRUE(S_ISCHR(Stat("s/old").st_mode));
 }
 
