@@ -14,7 +14,6 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "runtime/sys/errno.h"
 #include "runtime/sys/file.h"
 
@@ -291,10 +290,17 @@ void LayerStore::EmptyTrash() {
 std::string LayerStore::Path(int64_t id) const { return absl::StrCat(path_, "/", LayerPath(id)); }
 
 std::optional<int64_t> LayerStore::IdOfPath(const std::string& path) const {
-  absl::string_view rest = path;
+  const absl::string_view name = absl::string_view(path).substr(path.rfind('/') + 1);
   int64_t id = -1;
-  if (!absl::ConsumePrefix(&rest, absl::StrCat(path_, "/layers/")) ||
-      !absl::SimpleAtoi(rest, &id) || id < 0 || absl::StrCat(id) != rest) {
+  if (!absl::SimpleAtoi(name, &id) || id < 0 || absl::StrCat(id) != name) return std::nullopt;
+  if (path == Path(id)) return id;
+  // The root may have been named otherwise when the path was written down (through a link, with a
+  // slash too many): a container's layers are not to be lost over that.
+  struct stat named;
+  struct stat own;
+  if (path[0] != '/' || stat(path.c_str(), &named) != 0 ||
+      fstatat(root_.get(), LayerPath(id).c_str(), &own, AT_SYMLINK_NOFOLLOW) != 0 ||
+      named.st_dev != own.st_dev || named.st_ino != own.st_ino) {
     return std::nullopt;
   }
   return id;

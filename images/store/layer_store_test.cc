@@ -126,6 +126,15 @@ TEST_F(LayerStoreTest, OnlyThePathsOfLayersAreTakenForLayers) {
   EXPECT_EQ(layers_->IdOfPath(dir_.path("s/layers/-1")), std::nullopt);
 }
 
+TEST_F(LayerStoreTest, APathThatWasWrittenUnderAnotherNameOfTheRootIsStillThatLayer) {
+  const int64_t id = MakeLayer("diff:d");
+  ASSERT_EQ(symlink(dir_.path("s").c_str(), dir_.path("link").c_str()), 0);
+  for (const char* root : {"link", "s/", "s/../s"}) {
+    EXPECT_EQ(layers_->IdOfPath(dir_.path(absl::StrCat(root, "/layers/", id))), id) << root;
+  }
+  EXPECT_EQ(layers_->IdOfPath(dir_.path(absl::StrCat("link/trash/", id))), std::nullopt);
+}
+
 TEST_F(LayerStoreTest, OtherUsersOfTheNodeCannotEnter) {
   struct stat st;
   for (const char* name : {"s", "s/layers", "s/staging", "s/trash"}) {
