@@ -212,7 +212,10 @@ absl::Status ImageStore::Put(const ImageRecord& record,
   }
   std::sort(merged.names.begin(), merged.names.end());
   DAVIT_ASSIGN_OR_RETURN(Image image, BuildImage(merged));
-  DAVIT_RETURN_IF_ERROR(catalog_->PutImage(merged, new_layers));
+  // An image that is known has its layers: what another pull of it has made anew gets no row, or
+  // the row would stay when the unused tree goes.
+  DAVIT_RETURN_IF_ERROR(
+      catalog_->PutImage(merged, is_new ? new_layers : std::vector<LayerRecord>()));
   for (const BlobRecord& blob : new_blobs) blobs_->AddReference(blob.digest, blob.size);
   if (is_new) {
     layers_->AddImage(merged.layers);

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <nlohmann/json.hpp>
@@ -212,6 +213,40 @@ TEST_F(ImageStoreTest, ADamagedDatabaseIsReportedAndTheFilesAreLeftAlone) {
   const auto store = ImageStore::Open(root(), {});
   EXPECT_TRUE(absl::IsDataLoss(store.status())) << store.status();
   EXPECT_EQ(Names(root() + "/layers"), "0 1");
+}
+
+TEST_F(ImageStoreTest, ABlobThatAnImageReliesOnIsReplacedOnlyIfItIsDamaged) {
+  const ImageRecord record = PutImage("x.io/n:1", "content");
+  const std::string path = absl::StrCat(root(), "/oci/blobs/sha256/", record.id.substr(7));
+  const std::string config = ReadTestFile(path);
+  struct stat before;
+  struct stat after;
+  ASSERT_EQ(stat(path.c_str(), &before), 0);
+  ASSERT_TRUE(store_->blobs().Put(Sha(config), config).ok());
+  ASSERT_EQ(stat(path.c_str(), &after), 0);
+  EXPECT_EQ(before.st_ino, after.st_ino);
+  WriteTestFile(path, "damaged");
+  ASSERT_TRUE(store_->blobs().Put(Sha(config), config).ok());
+  EXPECT_EQ(ReadTestFile(path), config);
+}
+
+TEST_F(ImageStoreTest, AKnownImagePulledAgainLeavesNoRowForALayerThatItDoesNotUse) {
+  const ImageRecord record = PutImage("x.io/n:1", "content");
+  const auto staging = *store_->layers().Begin();
+  LayerRecord layer;
+  layer.id = staging.id;
+  layer.key = "diff:made-anew";
+  layer.diff_id = "made-anew";
+  ASSERT_TRUE(store_->layers().Publish(layer, "").ok());
+  ImageRecord again = record;
+  again.layers = {layer.id};
+  ASSERT_TRUE(store_->Commit(again).ok());
+  store_->layers().Unpin(layer.id);
+  store_->WakeJanitor();
+  store_->WaitForJanitor();
+  EXPECT_FALSE(Exists(store_->layers().Path(layer.id)));
+  store_.reset();
+  EXPECT_EQ(Catalog::Open(root() + "/images.db").value()->Load()->layers.size(), 1u);
 }
 
 TEST_F(ImageStoreTest, NamesOfAnImageThatIsNotThereAreNotAdded) {

@@ -39,6 +39,8 @@ absl::StatusOr<std::unique_ptr<OciLayout>> OciLayout::Open(const std::string& ro
 
 absl::StatusOr<std::unique_ptr<OciLayout::Hold>> OciLayout::Put(const Digest& digest,
                                                                 absl::string_view bytes) {
+  // What an image relies on already is not replaced by bytes that a power cut could still take.
+  if (auto hold = HoldGood(digest, bytes.size())) return hold;
   std::string temporary;
   {
     sys::MutexLock lock(&mutex_);
@@ -51,6 +53,13 @@ absl::StatusOr<std::unique_ptr<OciLayout::Hold>> OciLayout::Put(const Digest& di
     DAVIT_RETURN_IF_ERROR(sys::WriteAll(file.get(), bytes, digest.ToString()));
   }
   return Adopt(digest, root_.get(), temporary, bytes.size());
+}
+
+std::unique_ptr<OciLayout::Hold> OciLayout::HoldGood(const Digest& digest, uint64_t size) {
+  if (!Has(digest)) return nullptr;
+  AddReference(digest.ToString(), size);
+  auto hold = std::make_unique<Hold>(this, digest.ToString(), size);
+  return Read(digest, size).ok() ? std::move(hold) : nullptr;
 }
 
 absl::StatusOr<std::unique_ptr<OciLayout::Hold>> OciLayout::Adopt(const Digest& digest, int dirfd,

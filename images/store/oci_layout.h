@@ -72,6 +72,8 @@ class OciLayout {
   uint64_t files() const;
 
  private:
+  // A hold of the blob if it is there and undamaged, else null.
+  std::unique_ptr<Hold> HoldGood(const Digest& digest, uint64_t size);
   explicit OciLayout(sys::UniqueFd root) : root_(std::move(root)) {}
 
   const sys::UniqueFd root_;
