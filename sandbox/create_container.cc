@@ -67,10 +67,6 @@ absl::StatusOr<std::string> ManagerImpl::CreateContainer(ContainerSpec spec) {
                          absl::StrCat("create container ", making.id));
   }
   DAVIT_RETURN_IF_ERROR(written);
-  const int32_t pid = (*making.reply->answer)->reply.create_container().pid();
-  if (auto pidfd = sys::PidfdOpen(pid); pidfd.ok()) making.container->set_pidfd(*std::move(pidfd));
-  DAVIT_RETURN_IF_ERROR(making.container->Change(ContainerPhase::kCreated,
-                                                 [pid](ContainerView* view) { view->pid = pid; }));
   registry_.Add(making.container);
   making.undo.Dismiss();
   return making.id;
@@ -210,7 +206,19 @@ absl::Status ManagerImpl::SendCreate(ContainerMaking* making) {
   });
   making->reply = std::make_shared<Pending>();
   client->Call(std::move(request), fds, kCreateTimeout + kAnswerSlack,
-               [reply = making->reply](absl::StatusOr<SupervisorClient::Answer> answer) {
+               [reply = making->reply,
+                container = making->container](absl::StatusOr<SupervisorClient::Answer> answer) {
+                 if (answer.ok()) {
+                   // Here, on the loop, and not in the waiting thread: a stop may have killed it
+                   // already, and its exit, which is told once, may be the next message.
+                   const int32_t pid = answer->reply.create_container().pid();
+                   if (auto pidfd = sys::PidfdOpen(pid); pidfd.ok()) {
+                     container->set_pidfd(*std::move(pidfd));
+                   }
+                   const absl::Status changed = container->Change(
+                       ContainerPhase::kCreated, [pid](ContainerView* view) { view->pid = pid; });
+                   if (!changed.ok()) answer = changed;
+                 }
                  reply->answer.emplace(std::move(answer));
                  reply->done.Notify();
                });
