@@ -21,6 +21,9 @@ constexpr absl::Duration kStartTimeout = absl::Seconds(60);
 // The supervisor keeps the time; past this much more it is not trusted to.
 constexpr absl::Duration kOverdueSlack = absl::Seconds(10);
 constexpr absl::Duration kCancelTimeout = absl::Seconds(10);
+// Reads of one pipe before everything else on the loop gets its turn: a command that prints faster
+// than it is read would keep the loop for ever. Together as much as a pipe can hold at most.
+constexpr int kFairShare = 64;
 
 absl::Status OverTime() {
   return absl::DeadlineExceededError(
@@ -151,7 +154,7 @@ void ExecSession::BeginReading(Stream* stream) {
 
 void ExecSession::Read(Stream* stream) {
   char buffer[16384];
-  while (stream->fd.ok()) {
+  for (int i = 0; i < kFairShare && stream->fd.ok(); ++i) {
     const ssize_t n = read(stream->fd.get(), buffer, sizeof buffer);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && errno == EAGAIN) return;

@@ -320,6 +320,39 @@ TEST_F(ManagerTest, AStoppedPodTakesNoNewContainers) {
             absl::StatusCode::kFailedPrecondition);
 }
 
+TEST_F(ManagerTest, AStopThatMeetsACreationLosesNoExit) {
+  for (int i = 0; i < 20; ++i) {
+    const std::string pod = MustRun(node_.HostPod(absl::StrCat("meet", i)));
+    std::thread creator([&] {
+      (void)node_->CreateContainer(node_.Container(pod, "c", {"/bin/sleep", "1000"}));
+    });
+    // Spread over the few milliseconds that a creation takes.
+    absl::SleepFor(absl::Microseconds(400) * i);
+    const absl::Status stopped = node_.StopPod(pod);
+    creator.join();
+    EXPECT_TRUE(stopped.ok()) << stopped;
+    for (const auto& container : node_->ListContainers()) {
+      EXPECT_EQ(container->state, ContainerState::kExited) << i;
+    }
+    EXPECT_TRUE(node_.RemovePod(pod).ok());
+  }
+  ExpectNothingLeft();
+}
+
+TEST_F(ManagerTest, ACommandThatPrintsWithoutEndHoldsUpNothingElse) {
+  const std::string pod = MustRun(node_.HostPod("endless"));
+  const std::string id = MustRun(node_.Container(pod, "c", {"/bin/sleep", "1000"}));
+  Notification ended;
+  ExecSpec endless;
+  endless.container_id = id;
+  endless.command = {"/bin/sh", "-c", "/bin/busybox yes & /bin/busybox yes & /bin/busybox yes"};
+  endless.timeout = absl::Seconds(5);
+  node_->ExecSync(endless, [&](absl::StatusOr<ExecResult>) { ended.Notify(); });
+  int others = 0;
+  while (!ended.HasBeenNotified()) others += node_.Exec(id, {"/bin/true"}).ok() ? 1 : 0;
+  EXPECT_GT(others, 3) << "in the five seconds of the endless one";
+}
+
 TEST_F(ManagerTest, ExecReturnsOutputAndExitCodeApart) {
   const std::string pod = MustRun(node_.HostPod("exec"));
   const std::string id = MustRun(node_.Container(pod, "c", {"/bin/sleep", "1000"}));
