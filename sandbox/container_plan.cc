@@ -114,8 +114,7 @@ absl::StatusOr<std::vector<CgroupDirectory>> ContainerGroups(
     directory.named = hierarchy.name;
     for (const runtime::cgroup::Write& write : writes) {
       if (write.hierarchy != static_cast<int>(i)) continue;
-      directory.writes.push_back(
-          {write.file, write.value, (write.flags & runtime::cgroup::kIgnoreMissing) != 0});
+      directory.writes.push_back({write.file, write.value, write.flags});
     }
     if (hierarchy.is_v2 && layout.Find("devices") < 0) {
       DAVIT_ASSIGN_OR_RETURN(directory.device_program,

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "gtest/gtest.h"
+#include "runtime/cgroup/resources.h"
 
 namespace davit::sandbox {
 namespace {
@@ -95,6 +96,22 @@ TEST(ContainerPlanTest, EveryHierarchyHasTheGroupAndItsOwnWrites) {
   EXPECT_EQ((*groups)[2].named, "systemd");
   EXPECT_TRUE((*groups)[3].unified);
   EXPECT_EQ((*groups)[3].device_program, "") << "v1 holds the device controller";
+}
+
+TEST(ContainerPlanTest, WhatAWriteMayFailWithReachesThePlan) {
+  runtime::cgroup::Layout layout = Hybrid();
+  layout.hierarchies[1].controllers.push_back("blkio");
+  runtime::spec::LinuxResources resources;
+  resources.block_io.emplace();
+  resources.block_io->weight = 500;
+  const auto groups = ContainerGroups(layout, "/pod/c", resources);
+  ASSERT_TRUE(groups.ok()) << groups.status();
+  const auto& writes = (*groups)[1].writes;
+  const auto weight = std::find_if(writes.begin(), writes.end(),
+                                   [](const auto& write) { return write.file == "blkio.weight"; });
+  ASSERT_NE(weight, writes.end());
+  EXPECT_EQ(weight->flags, runtime::cgroup::kIgnoreMissing | runtime::cgroup::kIgnoreUnsupported)
+      << "the file depends on the I/O scheduler";
 }
 
 TEST(ContainerPlanTest, TheNodesLimitsReachThePlan) {
