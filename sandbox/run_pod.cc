@@ -166,7 +166,7 @@ absl::Status ManagerImpl::MakePodGroup(PodRun* run) {
     });
   }
   DAVIT_RETURN_IF_ERROR(
-      sys::Annotate(groups_->Make(group), absl::StrCat("make the pod's cgroup ", group)));
+      sys::Annotate(groups_->MakeParent(group), absl::StrCat("make the pod's cgroup ", group)));
   // A v1 cpuset starts empty, and nothing can run in it, unless its parent says that it inherits.
   const int cpuset = node_.layout.Find("cpuset");
   if (cpuset < 0 || node_.layout.hierarchies[cpuset].is_v2) return absl::OkStatus();

@@ -84,6 +84,15 @@ class CgroupfsGroups : public Groups {
     return absl::OkStatus();
   }
 
+  absl::Status MakeParent(absl::string_view group) override {
+    DAVIT_RETURN_IF_ERROR(Make(group));
+    if (!layout_.IsPureV2()) return absl::OkStatus();
+    const int unified = layout_.Unified();
+    DAVIT_ASSIGN_OR_RETURN(const sys::UniqueFd directory, Open(unified, group));
+    return EnableControllers(directory.get(), layout_.Directory(unified, group),
+                             layout_.hierarchies[static_cast<size_t>(unified)].controllers);
+  }
+
   absl::Status Apply(absl::string_view group, std::span<const Write> writes) override {
     DAVIT_RETURN_IF_ERROR(CheckGroupPath(group));
     return ExecuteWrites(layout_, group, writes);

@@ -46,6 +46,10 @@ class Groups {
   // On failure the directories that this call made are removed again.
   virtual absl::Status Make(absl::string_view group) = 0;
 
+  // Makes a group that others are made below: as Make, and in pure v2 the group's own children have
+  // all controllers as well. It must hold no processes itself then (man 7 cgroups).
+  virtual absl::Status MakeParent(absl::string_view group) = 0;
+
   // Executes compiled writes in order, stopping at the first that fails against its flags.
   virtual absl::Status Apply(absl::string_view group, std::span<const Write> writes) = 0;
 
