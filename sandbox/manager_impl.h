@@ -187,6 +187,8 @@ class ManagerImpl : public Manager {
   std::unique_ptr<IoLoop> loop_;
   Workers workers_{64};
   std::atomic<bool> shutting_down_{false};
+  // Pods whose records a newer davitd wrote. Filled by Recover, then constant.
+  std::set<std::string> left_alone_;
 
   sys::Mutex mutex_;
   sys::CondVar calls_changed_;

@@ -238,6 +238,20 @@ TEST_F(ManagerRecoveryTest, APodWithoutARecordIsEndedWithItsSupervisor) {
   ExpectNothingLeft();
 }
 
+TEST_F(ManagerRecoveryTest, APodWithoutARecordIsEndedAlsoInAGroupOfTheKubelets) {
+  PodSpec spec = node_.HostPod("norecordkube");
+  spec.cgroup_parent = node_.options().cgroup_parent + "/kubepods/pod1";
+  const std::string pod = node_->RunPod(spec).value_or("");
+  const pid_t container_pid = View(Run(pod, "c", "sleep 1000"))->pid;
+  ASSERT_GT(container_pid, 0);
+  const std::string directory = absl::StrCat(node_.options().state, "/pods/", pod);
+  node_.StopManager();
+  ASSERT_EQ(unlink((directory + "/record").c_str()), 0);
+  ASSERT_TRUE(node_.Restart().ok());
+  EXPECT_TRUE(node_->ListPods().empty());
+  EXPECT_TRUE(IsGone(container_pid));
+}
+
 TEST_F(ManagerRecoveryTest, ForeignAndDamagedDirectoriesAreSetAsideAndReported) {
   const std::string pod = Pod("damaged");
   const std::string directory = absl::StrCat(node_.options().state, "/pods/", pod);
@@ -261,6 +275,8 @@ TEST_F(ManagerRecoveryTest, ForeignAndDamagedDirectoriesAreSetAsideAndReported) 
 
 TEST_F(ManagerRecoveryTest, ARecordOfANewerVersionIsLeftAlone) {
   const std::string pod = Pod("newer");
+  const std::string id = Run(pod, "c", "sleep 1000");
+  const std::string upper = View(id)->upper_dir;
   const std::string directory = absl::StrCat(node_.options().state, "/pods/", pod);
   node_.StopManager();
   auto record = ReadPodRecord(directory);
@@ -271,6 +287,7 @@ TEST_F(ManagerRecoveryTest, ARecordOfANewerVersionIsLeftAlone) {
   EXPECT_TRUE(node_->ListPods().empty());
   EXPECT_EQ(access((directory + "/record").c_str(), F_OK), 0);
   EXPECT_TRUE(absl::StrContains(Reports(), "newer")) << Reports();
+  EXPECT_EQ(access(upper.c_str(), F_OK), 0) << "what its containers write to is in use";
   node_.StopManager();
   record->set_format_version(1);
   ASSERT_TRUE(WritePodRecord(directory, *record).ok());

@@ -79,6 +79,7 @@ absl::Status ManagerImpl::ReadPods(std::vector<FoundPod>* found) {
       DiscardPod(name);
       sys::RemoveTreeAt(AT_FDCWD, absl::StrCat(directory, "/", name)).IgnoreError();
     } else if (absl::IsUnimplemented(loaded)) {
+      left_alone_.insert(name);
       Report(Severity::kError, absl::StrCat("pod ", name, " is left alone: ", loaded.message()));
     } else {
       // What runs in it could never be stopped any more; what is left of it is for a person.
@@ -201,7 +202,7 @@ void ManagerImpl::SettleFound(FoundPod* found) {
   }
   // Lost, and settled, before this daemon's time.
   if (!found->has_supervisor) return SettleLostPod(pod, "");
-  if (pod->pidfd() < 0) {
+  if (!pod->pidfd().ok()) {
     pod->ClaimLoss();
     return SettleLostPod(pod, "its supervisor ended while davitd did not run");
   }
@@ -234,6 +235,11 @@ void ManagerImpl::DiscardPod(const std::string& id) {
     const auto pidfd = sys::PidfdOpen(peer.pid);
     auto client = SupervisorClient::Start(loop_.get(), *std::move(socket), {});
     if (client.ok()) {
+      // Without Hello nothing else is served; and what the pod's containers were put into is known
+      // to the supervisor alone.
+      supervisor::v1::ToSupervisor hello;
+      hello.mutable_hello()->set_protocol_version(1);
+      (*client)->CallAndWait(std::move(hello), {}, kShutdownTimeout).IgnoreError();
       supervisor::v1::ToSupervisor request;
       request.mutable_shutdown();
       (*client)->CallAndWait(std::move(request), {}, kShutdownTimeout).IgnoreError();
@@ -260,6 +266,8 @@ void ManagerImpl::DiscardPod(const std::string& id) {
 }
 
 void ManagerImpl::RemoveOrphanLayers() {
+  // Which layers are theirs only their records tell.
+  if (!left_alone_.empty()) return;
   const auto ids = layers_->List();
   if (!ids.ok()) return Report(Severity::kError, std::string(ids.status().message()));
   std::set<std::string> known;

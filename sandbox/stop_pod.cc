@@ -213,6 +213,7 @@ void ManagerImpl::RetryNetwork() {
   std::vector<std::string> broken;
   for (const cni::StoredAttachment& attachment : network_->List(&broken)) {
     if (shutting_down_) return;
+    if (left_alone_.count(attachment.sandbox_id) != 0) continue;
     {
       sys::MutexLock lock(&mutex_);
       if (attaching_.count(attachment.sandbox_id) != 0) continue;
