@@ -1,8 +1,17 @@
 #include "sandbox/registry.h"
 
+#include <fcntl.h>
+
 #include "absl/strings/str_cat.h"
 
 namespace davit::sandbox {
+namespace {
+
+sys::UniqueFd Duplicate(const sys::UniqueFd& fd) {
+  return sys::UniqueFd(fd.ok() ? fcntl(fd.get(), F_DUPFD_CLOEXEC, 3) : -1);
+}
+
+}  // namespace
 
 NameTable::Reservation& NameTable::Reservation::operator=(Reservation&& other) noexcept {
   if (this != &other) {
@@ -141,9 +150,9 @@ void Container::set_pidfd(sys::UniqueFd pidfd) {
   pidfd_ = std::move(pidfd);
 }
 
-int Container::pidfd() const {
+sys::UniqueFd Container::pidfd() const {
   sys::MutexLock lock(&mutex_);
-  return pidfd_.get();
+  return Duplicate(pidfd_);
 }
 
 Pod::Pod(Fixed fixed, NameTable::Reservation name, PodPhase phase, PodView view)
@@ -234,9 +243,9 @@ Pod::Process Pod::take_process() {
   return std::exchange(process_, Process());
 }
 
-int Pod::pidfd() const {
+sys::UniqueFd Pod::pidfd() const {
   sys::MutexLock lock(&mutex_);
-  return process_.pidfd.get();
+  return Duplicate(process_.pidfd);
 }
 
 bool Pod::ClaimLoss() {

@@ -117,7 +117,8 @@ class Container {
 
   // A pidfd of the init, so that its exit status can be learned without its supervisor.
   void set_pidfd(sys::UniqueFd pidfd);
-  int pidfd() const;
+  // A duplicate: the number of the original could be another process's by the time it is used.
+  sys::UniqueFd pidfd() const;
 
  private:
   const Fixed fixed_;
@@ -177,7 +178,7 @@ class Pod {
   };
   void set_process(Process process);
   Process take_process();
-  int pidfd() const;  // -1: none
+  sys::UniqueFd pidfd() const;  // a duplicate; none: not ok()
 
   // True from the first time on only: who gets it handles the loss.
   bool ClaimLoss();

@@ -89,8 +89,8 @@ void ManagerImpl::Signal(const ContainerPtr& container, int signal) {
     return;
   }
   // No supervisor to ask: the kernel then.
-  if (const int pidfd = container->pidfd(); pidfd >= 0) {
-    sys::KillPidfd(pidfd, signal).IgnoreError();
+  if (const sys::UniqueFd pidfd = container->pidfd(); pidfd.ok()) {
+    sys::KillPidfd(pidfd.get(), signal).IgnoreError();
   }
   if (signal != SIGKILL) return;
   workers_.Run([this, group = container->view()->cgroup_path] {
@@ -118,8 +118,8 @@ void ManagerImpl::Escalate(const ContainerPtr& container) {
                  if (!absl::IsDeadlineExceeded(answer.status())) return;
                  Report(Severity::kError, absl::StrCat("the supervisor of pod ", pod->id(),
                                                        " does not answer and is killed"));
-                 if (const int pidfd = pod->pidfd(); pidfd >= 0) {
-                   sys::KillPidfd(pidfd, SIGKILL).IgnoreError();
+                 if (const sys::UniqueFd pidfd = pod->pidfd(); pidfd.ok()) {
+                   sys::KillPidfd(pidfd.get(), SIGKILL).IgnoreError();
                  }
                });
 }
@@ -132,11 +132,17 @@ void ManagerImpl::RemoveContainer(const std::string& id, DoneCallback done) {
     return done(absl::IsNotFound(found.status()) ? absl::OkStatus() : found.status());
   }
   const ContainerPtr container = *found;
-  container->gate().Enter(
-      OperationGate::Mode::kExclusive,
-      [this, container, done = std::move(done)](std::shared_ptr<OperationGate::Pass> pass) {
-        workers_.Run([this, container, done, pass] { done(RemoveContainerSteps(container)); });
-      });
+  // The worker waits at the gate, and not the work behind it for a worker: removals of pods, which
+  // wait for this gate in workers, could otherwise have taken all of them.
+  workers_.Run([this, container, done = std::move(done)] {
+    absl::Status status;
+    {
+      const OperationGate::Pass pass =
+          container->gate().EnterBlocking(OperationGate::Mode::kExclusive);
+      status = RemoveContainerSteps(container);
+    }
+    done(std::move(status));
+  });
 }
 
 absl::Status ManagerImpl::RemoveContainerSteps(const ContainerPtr& container) {

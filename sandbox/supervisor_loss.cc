@@ -91,7 +91,7 @@ void ManagerImpl::Adopt(const ContainerPtr& container,
     default:
       return;
   }
-  if (container->pidfd() < 0 && state.pid() > 0) {
+  if (state.pid() > 0 && !container->pidfd().ok()) {
     if (auto pidfd = sys::PidfdOpen(state.pid()); pidfd.ok()) {
       container->set_pidfd(*std::move(pidfd));
     }
@@ -109,9 +109,9 @@ void ManagerImpl::ScheduleReconnect(const PodPtr& pod, absl::Duration delay) {
   loop_->After(delay, [this, weak = std::weak_ptr<Pod>(pod), delay] {
     const PodPtr alive = weak.lock();
     if (alive == nullptr || shutting_down_ || alive->phase() == PodPhase::kGone) return;
-    const int pidfd = alive->pidfd();
+    const sys::UniqueFd pidfd = alive->pidfd();
     // No pidfd: it has been lost, or is being ended on purpose.
-    if (pidfd < 0 || HasEnded(pidfd)) return;
+    if (!pidfd.ok() || HasEnded(pidfd.get())) return;
     if (const auto client = alive->client(); client != nullptr && client->connected()) return;
     Reach(alive, kReachTimeout, [this, alive, delay](absl::Status status) {
       if (!status.ok()) ScheduleReconnect(alive, std::min(delay * 2, kMaxReconnectDelay));
@@ -127,7 +127,7 @@ void ManagerImpl::Reach(const PodPtr& pod, absl::Duration timeout,
   ucred peer{};
   socklen_t size = sizeof peer;
   getsockopt(socket->get(), SOL_SOCKET, SO_PEERCRED, &peer, &size);
-  if (pod->pidfd() < 0) {
+  if (!pod->pidfd().ok()) {
     auto pidfd = sys::PidfdOpen(peer.pid);
     if (!pidfd.ok()) return done(pidfd.status());
     Pod::Process process;
@@ -175,9 +175,9 @@ void ManagerImpl::OnSupervisorGone(const PodPtr& pod) {
   const bool mine = pod->ClaimLoss();
   Pod::Process process = pod->take_process();
   if (process.watch != 0) loop_->Unwatch(process.watch);
-  if (!mine || shutting_down_) return;
   // Reaped here if it is our child: a zombie would stay for as long as the daemon lives.
   if (process.pidfd.ok()) sys::WaitPidfd(process.pidfd.get(), absl::Now()).IgnoreError();
+  if (!mine || shutting_down_) return;
   pod->gate().Enter(OperationGate::Mode::kExclusive,
                     [this, pod](std::shared_ptr<OperationGate::Pass> pass) {
                       workers_.Run([this, pod, pass] { HandleLoss(pod); });
@@ -234,7 +234,7 @@ void ManagerImpl::SettleLostContainer(const ContainerPtr& container) {
     return Adopt(container, *status);
   }
   Outcome outcome = SupervisorLostOutcome();
-  const std::optional<int> exit_status = AwaitExitStatus(container->pidfd());
+  const std::optional<int> exit_status = AwaitExitStatus(container->pidfd().get());
   if (exit_status.has_value()) {
     outcome.exit_code = OutcomeOf(*exit_status, false, "").exit_code;
   }
