@@ -51,7 +51,7 @@ TEST(SecurityTest, ALocalhostProfileIsReadFromItsFile) {
 
 TEST(SecurityTest, ABadLocalhostProfileIsAnErrorThatNamesTheFile) {
   EXPECT_EQ(BuildSeccomp({Kind::kLocalhost, "/nonexistent"}, false, 0).status().code(),
-            absl::StatusCode::kFailedPrecondition);
+            absl::StatusCode::kNotFound);
   EXPECT_EQ(BuildSeccomp({Kind::kLocalhost, "relative"}, false, 0).status().code(),
             absl::StatusCode::kInvalidArgument);
   for (const char* text :
