@@ -20,8 +20,12 @@
 namespace davit::cri {
 namespace {
 
-constexpr int kMaxLinks = 40;       // as the kernel (man 7 path_resolution)
-constexpr size_t kMaxSteps = 4096;  // components walked in all
+constexpr int kMaxLinks = 40;  // as the kernel (man 7 path_resolution)
+// A stranger chose the links and the depth: each component is looked up from the top in every
+// layer, which without bounds would keep a thread for hours. Real paths need some hundreds of
+// opens.
+constexpr size_t kMaxSteps = 256;  // components walked in all
+constexpr size_t kMaxOpens = 10000;
 
 bool IsWhiteout(const struct stat& st) {
   return S_ISCHR(st.st_mode) && st.st_rdev == makedev(0, 0);
@@ -61,12 +65,15 @@ class MergedTree {
   }
 
   // `components` has no ".", "..", or links but possibly the last.
-  absl::StatusOr<Found> Lookup(const std::vector<std::string>& components) const {
+  absl::StatusOr<Found> Lookup(const std::vector<std::string>& components) {
     for (size_t layer = 0; layer < layers_.size(); ++layer) {
       bool hides_below = false;
       std::string prefix;
       for (size_t i = 0; i < components.size(); ++i) {
         absl::StrAppend(&prefix, "/", components[i]);
+        if (++opens_ > kMaxOpens) {
+          return absl::FailedPreconditionError("image file: too many layers and links on the way");
+        }
         absl::StatusOr<sys::UniqueFd> fd = layers_[layer].OpenAt(prefix, O_PATH | O_NOFOLLOW);
         if (absl::IsNotFound(fd.status())) break;
         DAVIT_RETURN_IF_ERROR(fd.status());
@@ -103,6 +110,7 @@ class MergedTree {
 
   const std::vector<std::string>& lower_dirs_;
   std::vector<sys::RootFd> layers_;
+  size_t opens_ = 0;
 };
 
 void PushFront(absl::string_view path, std::deque<std::string>* pending) {
@@ -116,7 +124,7 @@ struct Resolved {
   Found found;
 };
 
-absl::StatusOr<Resolved> Resolve(const MergedTree& tree, absl::string_view path) {
+absl::StatusOr<Resolved> Resolve(MergedTree* tree, absl::string_view path) {
   std::deque<std::string> pending;
   PushFront(path, &pending);
   Resolved at;
@@ -133,7 +141,7 @@ absl::StatusOr<Resolved> Resolve(const MergedTree& tree, absl::string_view path)
       continue;
     }
     at.components.push_back(component);
-    DAVIT_ASSIGN_OR_RETURN(at.found, tree.Lookup(at.components));
+    DAVIT_ASSIGN_OR_RETURN(at.found, tree->Lookup(at.components));
     if (!S_ISLNK(at.found.st.st_mode)) continue;
     if (++links > kMaxLinks) {
       return absl::FailedPreconditionError(
@@ -145,7 +153,7 @@ absl::StatusOr<Resolved> Resolve(const MergedTree& tree, absl::string_view path)
   }
   // After a final ".." or link to the root what was found last is not where the path leads.
   if (!at.components.empty()) {
-    DAVIT_ASSIGN_OR_RETURN(at.found, tree.Lookup(at.components));
+    DAVIT_ASSIGN_OR_RETURN(at.found, tree->Lookup(at.components));
   }
   return at;
 }
@@ -156,7 +164,7 @@ absl::StatusOr<std::string> ReadMergedFile(const std::vector<std::string>& lower
                                            absl::string_view path, size_t limit) {
   MergedTree tree(lower_dirs);
   DAVIT_RETURN_IF_ERROR(tree.Open());
-  DAVIT_ASSIGN_OR_RETURN(const Resolved at, Resolve(tree, path));
+  DAVIT_ASSIGN_OR_RETURN(const Resolved at, Resolve(&tree, path));
   if (at.components.empty() || !S_ISREG(at.found.st.st_mode)) {
     return absl::FailedPreconditionError(
         absl::StrCat("image file ", path, " is not a regular file"));
@@ -167,7 +175,7 @@ absl::StatusOr<std::string> ReadMergedFile(const std::vector<std::string>& lower
 bool MergedDirectoryExists(const std::vector<std::string>& lower_dirs, absl::string_view path) {
   MergedTree tree(lower_dirs);
   if (!tree.Open().ok()) return false;
-  const absl::StatusOr<Resolved> at = Resolve(tree, path);
+  const absl::StatusOr<Resolved> at = Resolve(&tree, path);
   return at.ok() && (at->components.empty() || S_ISDIR(at->found.st.st_mode));
 }
 

@@ -120,6 +120,18 @@ TEST_F(MergedFileTest, DirectoriesAreFoundThroughLinksButFilesAreNone) {
   EXPECT_FALSE(MergedDirectoryExists(layers_, "/nothing"));
 }
 
+TEST_F(MergedFileTest, ALongWayIsGivenUpAndNotWalkedForHours) {
+  std::string deep;
+  for (int i = 0; i < 60; ++i) deep += "/d";
+  Write(2, deep + "/passwd", "deep");
+  EXPECT_EQ(Read(deep + "/passwd").value_or("?"), "deep");
+  // Short, but each step starts from the top.
+  std::string way = deep;
+  for (int i = 0; i < 150; ++i) way += "/../d";
+  Link(0, "/etc/passwd", way + "/passwd");
+  EXPECT_EQ(Read("/etc/passwd").status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
 TEST_F(MergedFileTest, LoopsFifosDirectoriesAndLargeFilesAreRefused) {
   Link(0, "/a", "b");
   Link(0, "/b", "a");
