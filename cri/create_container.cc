@@ -18,6 +18,8 @@ namespace v1 = ::runtime::v1;
 
 // Real ones have a few kilobytes.
 constexpr size_t kMaxUserFile = 4 << 20;
+// Each may become a mount; an image config of 8 MiB has room for a million.
+constexpr size_t kMaxVolumes = 128;
 
 absl::StatusOr<std::shared_ptr<const images::Image>> FindImage(const images::ImageService& images,
                                                                const std::string& reference) {
@@ -39,6 +41,10 @@ absl::StatusOr<std::string> ReadUserFile(const std::vector<std::string>& layers,
 // What only the image's layers can tell.
 absl::Status LookIntoImage(images::ImageService* images, const v1::ContainerConfig& config,
                            ContainerInputs* inputs) {
+  if (inputs->image->config.volumes.size() > kMaxVolumes) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("image ", inputs->image->id, " declares more than ", kMaxVolumes, " volumes"));
+  }
   DAVIT_ASSIGN_OR_RETURN(const std::unique_ptr<images::LayerPin> pin,
                          images->PinLayers(inputs->image->id));
   const std::vector<std::string>& layers = pin->lower_dirs();

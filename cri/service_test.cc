@@ -503,6 +503,13 @@ TEST_F(ServiceTest, BadContainersAreRefusedWithTheRightCode) {
   EXPECT_EQ(code([&](R* r) { security(r)->set_privileged(true); }), StatusCode::INVALID_ARGUMENT);
   EXPECT_EQ(code([](R* r) { r->mutable_config()->set_log_path("../../etc/x"); }),
             StatusCode::INVALID_ARGUMENT);
+  images::Image many;
+  many.id = "many-volumes";
+  many.config.cmd = {"sh"};
+  for (int i = 0; i < 1000; ++i) many.config.volumes.push_back(absl::StrCat("/v", i));
+  images_.Add(std::move(many));
+  EXPECT_EQ(code([](R* r) { r->mutable_config()->mutable_image()->set_image("many-volumes"); }),
+            StatusCode::FAILED_PRECONDITION);
   v1::ListContainersResponse list;
   ASSERT_TRUE(Runtime("ListContainers", v1::ListContainersRequest(), &list).ok());
   EXPECT_EQ(list.containers_size(), 0);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <set>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
@@ -125,11 +126,8 @@ absl::StatusOr<Names> ChooseNames(const UserRequest& request) {
 }
 
 void RemoveDuplicates(std::vector<uint32_t>* groups) {
-  std::vector<uint32_t> unique;
-  for (const uint32_t gid : *groups) {
-    if (std::find(unique.begin(), unique.end(), gid) == unique.end()) unique.push_back(gid);
-  }
-  *groups = std::move(unique);
+  std::set<uint32_t> seen;  // an image may list tens of thousands
+  std::erase_if(*groups, [&seen](uint32_t gid) { return !seen.insert(gid).second; });
 }
 
 }  // namespace
