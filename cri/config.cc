@@ -112,6 +112,13 @@ absl::Status CheckMirror(const std::string& url) {
     return absl::InvalidArgumentError(
         absl::StrCat("expected a URL that begins with http:// or https://, found \"", url, "\""));
   }
+  const size_t host = url.find("://") + 3;
+  const std::string authority = url.substr(host, url.find('/', host) - host);
+  // The configuration is shown to whoever asks: a password does not belong into it.
+  if (authority.empty() || authority.find_first_of("@ ?#") != std::string::npos) {
+    return absl::InvalidArgumentError(
+        "expected a URL with a host and without user name, password or query");
+  }
   return absl::OkStatus();
 }
 

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "cri/nearest.h"
 #include "gtest/gtest.h"
 #include "runtime/sys/file.h"
@@ -134,6 +135,12 @@ TEST(ConfigTest, WrongTypesAndRangesAreRefusedWithTheirPosition) {
             "c.toml:1:8: \"root\": expected an absolute path without \"..\", found \"relative\"");
   EXPECT_EQ(Error("cni = 3\n"), "c.toml:1:7: \"cni\": expected a table, found integer");
   EXPECT_TRUE(absl::StrContains(Error("log_level = \"loud\"\n"), "none of \"trace\""));
+  for (const char* url : {"https://", "https:///v2", "https://user:pw@host/v2", "http://h?x"}) {
+    const std::string error =
+        Error(absl::StrCat("[registries.\"a\"]\nmirrors = [\"", url, "\"]\n"));
+    EXPECT_TRUE(absl::StrContains(error, "expected a URL with a host")) << error;
+    EXPECT_FALSE(absl::StrContains(error, "pw")) << error;
+  }
   EXPECT_TRUE(absl::StrContains(Error("[registries.\"a\"]\nmirrors = [\"ftp://x\"]\n"),
                                 "begins with http:// or https://"));
   EXPECT_TRUE(absl::StrContains(Error("[registries]\n\"https://a\" = {}\n"), "host[:port]"));
