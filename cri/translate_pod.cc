@@ -184,6 +184,10 @@ absl::StatusOr<sandbox::PodSpec> TranslatePod(const v1::PodSandboxConfig& config
   if (config.hostname().size() > HOST_NAME_MAX) {
     return Invalid("config.hostname", absl::StrCat("is longer than ", HOST_NAME_MAX, " bytes"));
   }
+  // It becomes a line of /etc/hosts and an environment variable.
+  if (HasControl(config.hostname()) || absl::StrContains(config.hostname(), "/")) {
+    return Invalid("config.hostname", "contains a slash or control characters");
+  }
   sandbox::PodSpec spec;
   DAVIT_RETURN_IF_ERROR(
       TranslateNamespaces(config.linux().security_context().namespace_options(), &spec));

@@ -112,6 +112,7 @@ TEST(TranslatePodTest, BadInputIsInvalidAndNamesTheField) {
   expect(Error([](C* c) { c->mutable_metadata()->set_name("a\nb"); }), "metadata.name");
   expect(Error([](C* c) {}, "kata"), "runtime_handler");
   expect(Error([](C* c) { c->set_hostname(std::string(65, 'h')); }), "hostname");
+  expect(Error([](C* c) { c->set_hostname("web\n10.0.0.1 api"); }), "hostname");
   expect(Error([](C* c) { c->set_log_directory("logs"); }), "log_directory");
   expect(Error([](C* c) { c->mutable_linux()->set_cgroup_parent("/a/../b"); }), "cgroup_parent");
   expect(Error([](C* c) { c->add_port_mappings(); }), "port_mappings[0]");
