@@ -83,6 +83,15 @@ absl::StatusOr<std::optional<ProfileRequest>> AppArmorRequest(
   return request;
 }
 
+// Confinement that was asked for and cannot be given is an error. Where SELinux is off, the request
+// means nothing, as everywhere.
+absl::Status CheckSelinux(const v1::SELinuxOption& options, bool kernel_has_selinux) {
+  const bool asked = !options.user().empty() || !options.role().empty() ||
+                     !options.type().empty() || !options.level().empty();
+  if (!asked || !kernel_has_selinux) return absl::OkStatus();
+  return absl::UnimplementedError("selinux_options are not implemented, and SELinux is on");
+}
+
 absl::Status TranslateProcess(const v1::ContainerConfig& config, const ContainerInputs& in,
                               uint64_t* capabilities, runtime::spec::Process* process) {
   const v1::LinuxContainerSecurityContext& security = Security(config);
@@ -101,6 +110,7 @@ absl::Status TranslateProcess(const v1::ContainerConfig& config, const Container
                          Strings(caps.add_ambient_capabilities()), security.privileged()},
                         in.node->capabilities, capabilities));
   process->no_new_privileges = security.no_new_privs();
+  DAVIT_RETURN_IF_ERROR(CheckSelinux(security.selinux_options(), in.node->features.selinux));
   DAVIT_ASSIGN_OR_RETURN(const std::optional<ProfileRequest> apparmor, AppArmorRequest(security));
   DAVIT_ASSIGN_OR_RETURN(process->apparmor_profile, ChooseAppArmor(apparmor, security.privileged(),
                                                                    in.node->features.apparmor));

@@ -127,6 +127,15 @@ TEST_F(TranslateContainerTest, AnAppArmorProfileWithoutAppArmorIsAnError) {
   EXPECT_EQ(Translate().status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
+TEST_F(TranslateContainerTest, SelinuxOptionsAreAnErrorOnlyWhereSelinuxIsOn) {
+  security()->mutable_selinux_options()->set_level("s0:c1,c2");
+  EXPECT_TRUE(Translate().ok());
+  node_.features.selinux = true;
+  EXPECT_EQ(Translate().status().code(), absl::StatusCode::kUnimplemented);
+  security()->mutable_selinux_options()->clear_level();
+  EXPECT_TRUE(Translate().ok());
+}
+
 TEST_F(TranslateContainerTest, PidModes) {
   auto* options = security()->mutable_namespace_options();
   pod_.spec.pid = NamespaceMode::kContainer;
