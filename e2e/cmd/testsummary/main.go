@@ -1,6 +1,6 @@
 // Command testsummary reads what `bazel test` and `go test -json` have left and closes with one line:
-// N passed, N failed, N skipped. It counts single test cases. A skip is a failure unless its reason
-// contains a line of the file of allowed ones.
+// N passed, N failed, N skipped, after a label if there is one. It counts single test cases. A skip is
+// a failure unless its reason contains a line of the file of allowed ones.
 package main
 
 import (
@@ -28,6 +28,7 @@ func main() {
 	goJSON := flag.String("go-json", "", "output of go test -json")
 	goStatus := flag.Int("go-status", 0, "exit code of go test")
 	allowed := flag.String("allowed-skips", "", "file of reasons for which a test may be skipped")
+	label := flag.String("label", "", "what the last line begins with")
 	flag.Parse()
 
 	var results []result
@@ -37,7 +38,7 @@ func main() {
 	if *goJSON != "" {
 		results = append(results, atLeastOneFailure("go test", *goStatus, goResults(*goJSON))...)
 	}
-	os.Exit(report(results, lines(*allowed)))
+	os.Exit(report(*label, results, lines(*allowed)))
 }
 
 // atLeastOneFailure makes sure that a command that failed shows as a failure, whatever was read.
@@ -194,7 +195,7 @@ func withoutParents(results []result, parents map[string]bool) []result {
 	return kept
 }
 
-func report(results []result, allowed []string) int {
+func report(label string, results []result, allowed []string) int {
 	sort.SliceStable(results, func(i, j int) bool { return results[i].name < results[j].name })
 	passed, failed, skipped := 0, 0, 0
 	for _, r := range results {
@@ -214,7 +215,10 @@ func report(results []result, allowed []string) int {
 			}
 		}
 	}
-	fmt.Printf("%d passed, %d failed, %d skipped\n", passed, failed, skipped)
+	if label != "" {
+		label += ": "
+	}
+	fmt.Printf("%s%d passed, %d failed, %d skipped\n", label, passed, failed, skipped)
 	if failed > 0 || passed == 0 {
 		return 1
 	}
