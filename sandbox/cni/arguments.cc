@@ -122,7 +122,13 @@ absl::StatusOr<std::string> MakeCapabilityArgs(const Request& request) {
   if (!request.annotations.empty()) {
     args["io.kubernetes.cri.pod-annotations"] = request.annotations;
   }
-  return DumpJson(args);
+  std::string text = DumpJson(args);
+  // It is read again for each plugin, at the latest for DEL.
+  if (text.size() > kMaxJson) {
+    return Malformed(absl::StrCat("annotations, port mappings and DNS settings have ", text.size(),
+                                  " bytes; the limit is ", kMaxJson));
+  }
+  return text;
 }
 
 absl::StatusOr<uint64_t> ParseQuantity(absl::string_view text) {

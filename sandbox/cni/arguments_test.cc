@@ -60,6 +60,12 @@ TEST(ArgumentsTest, OnlyWhatThePodAsksForIsAnArgument) {
             R"({"dns":{"options":["ndots:5"],"searches":["svc"],"servers":["10.0.0.10"]}})");
 }
 
+TEST(ArgumentsTest, MoreThanCanBeReadAgainIsRefusedBeforeAnythingIsRecorded) {
+  Request request = Valid();
+  request.annotations["large"] = std::string(1 << 20, 'x');
+  EXPECT_EQ(MakeCapabilityArgs(request).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST(ArgumentsTest, BandwidthComesFromAnnotations) {
   Request request = Valid();
   request.annotations = {{"kubernetes.io/ingress-bandwidth", "10M"}};

@@ -9,11 +9,12 @@
 
 namespace davit::sandbox::cni {
 
-absl::StatusOr<nlohmann::json> ParseJson(absl::string_view text, absl::string_view what) {
+absl::StatusOr<nlohmann::json> ParseJson(absl::string_view text, absl::string_view what,
+                                         size_t max_bytes, int max_depth) {
   using Json = nlohmann::json;
-  if (text.size() > kMaxJson) {
+  if (text.size() > max_bytes) {
     return absl::InvalidArgumentError(
-        absl::StrCat(what, ": longer than the limit of ", kMaxJson, " bytes"));
+        absl::StrCat(what, ": longer than the limit of ", max_bytes, " bytes"));
   }
   std::string problem;
   std::vector<std::set<std::string>> keys;
@@ -33,10 +34,10 @@ absl::StatusOr<nlohmann::json> ParseJson(absl::string_view text, absl::string_vi
       default:
         break;
     }
-    if (depth > kMaxJsonDepth && problem.empty()) {
-      problem = absl::StrCat("nested deeper than ", kMaxJsonDepth, " levels");
+    if (depth > max_depth && problem.empty()) {
+      problem = absl::StrCat("nested deeper than ", max_depth, " levels");
     }
-    return depth <= kMaxJsonDepth;
+    return depth <= max_depth;
   };
   Json value = Json::parse(text.begin(), text.end(), watch, /*allow_exceptions=*/false);
   if (problem.empty() && value.is_discarded()) problem = "not valid JSON";

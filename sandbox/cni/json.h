@@ -14,8 +14,10 @@ inline constexpr size_t kMaxJson = 1 << 20;
 inline constexpr int kMaxJsonDepth = 64;
 
 // Parses one JSON value. InvalidArgument, naming `what`, for a syntax error, an object with the
-// same key twice, nesting deeper than kMaxJsonDepth, or more than kMaxJson bytes.
-absl::StatusOr<nlohmann::json> ParseJson(absl::string_view text, absl::string_view what);
+// same key twice, nesting deeper than `max_depth`, or more than `max_bytes`.
+absl::StatusOr<nlohmann::json> ParseJson(absl::string_view text, absl::string_view what,
+                                         size_t max_bytes = kMaxJson,
+                                         int max_depth = kMaxJsonDepth);
 
 // Compact, with invalid UTF-8 replaced.
 std::string DumpJson(const nlohmann::json& value);

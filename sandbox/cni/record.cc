@@ -54,7 +54,9 @@ absl::StatusOr<Record> DecodeRecord(absl::string_view text, const std::string& f
   auto broken = [&](absl::string_view what) {
     return absl::DataLossError(absl::StrCat("CNI record ", file, ": ", what));
   };
-  const auto json = ParseJson(text, "content");
+  // It holds three texts that may each be as large and as deep as any: one that could not be read
+  // back would owe its DEL for ever.
+  const auto json = ParseJson(text, "content", kMaxRecord, kMaxJsonDepth + 1);
   if (!json.ok()) return broken(json.status().message());
   const auto version = json->is_object() ? json->find("version") : json->end();
   if (!json->is_object() || version == json->end() || *version != kVersion) {

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
 
@@ -12,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "sandbox/cni/json.h"
 
 namespace davit::sandbox::cni {
 namespace {
@@ -57,6 +59,20 @@ TEST(RecordTest, ARecordReadsBackAsItWasWritten) {
   EXPECT_EQ(record->cni_args, "IgnoreUnknown=1");
   EXPECT_TRUE(record->added);
   EXPECT_EQ(record->result_json, Example().result_json);
+}
+
+TEST(RecordTest, ARecordOfTheLargestAndDeepestPartsReadsBack) {
+  Record record = Example();
+  const std::string deep =
+      std::string(kMaxJsonDepth - 3, '[') + std::string(kMaxJsonDepth - 3, ']');
+  for (std::string* part : {&record.config_json, &record.capability_args, &record.result_json}) {
+    *part = absl::StrCat(R"({"deep":)", deep, R"(,"ips":[],"large":")",
+                         std::string(kMaxJson - 1000, 'x'), "\"}");
+    ASSERT_TRUE(ParseJson(*part, "part").ok());
+  }
+  const auto read = DecodeRecord(EncodeRecord(record), "f");
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->result_json.size(), record.result_json.size());
 }
 
 TEST(RecordTest, ARecordThatCannotBeReadIsDataLoss) {
