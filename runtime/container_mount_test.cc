@@ -50,11 +50,12 @@ class SharedTree {
 
 TEST(ContainerMountTest, MountsHaveTheirTypesAndFlags) {
   Bundle bundle;
+  const std::string group = bundle.CgroupInside("memory") + "/x";
   const Sections out = bundle.RunProbe(bundle.DefaultSpec(), {{"cat", "/proc/self/mountinfo"},
                                                               {"stat", "/dev/shm"},
                                                               {"stat", "/proc"},
                                                               {"write", "/sys/x", ""},
-                                                              {"mkdir", "/sys/fs/cgroup/memory/x"},
+                                                              {"mkdir", group},
                                                               {"write", "/file", "x"}});
   const std::string& mounts = out.at("cat /proc/self/mountinfo");
   EXPECT_TRUE(absl::StrContains(MountLine(mounts, "/"), " - overlay overlay rw,")) << mounts;
@@ -70,10 +71,13 @@ TEST(ContainerMountTest, MountsHaveTheirTypesAndFlags) {
   EXPECT_TRUE(
       absl::StrContains(MountLine(mounts, "/sys"), " ro,nosuid,nodev,noexec,relatime - sysfs"));
   EXPECT_TRUE(absl::StrContains(MountLine(mounts, "/sys/fs/cgroup"), " ro,"));
+  EXPECT_TRUE(absl::StrContains(MountLine(mounts, "/sys/fs/cgroup"), bundle.layout().IsPureV2()
+                                                                         ? "- cgroup2 cgroup "
+                                                                         : "- tmpfs tmpfs "));
   EXPECT_EQ(out.at("stat /dev/shm").substr(0, 8), "dir 1777");
   EXPECT_EQ(out.at("stat /proc").substr(0, 7), "dir 555");
   EXPECT_EQ(out.at("write /sys/x "), "EROFS");
-  EXPECT_EQ(out.at("mkdir /sys/fs/cgroup/memory/x"), "EROFS");
+  EXPECT_EQ(out.at(absl::StrCat("mkdir ", group)), "EROFS");
   EXPECT_EQ(out.at("write /file x"), "ok");
   for (const absl::string_view line : absl::StrSplit(mounts, '\n')) {
     EXPECT_FALSE(absl::StrContains(line, "shared:")) << line;

@@ -290,10 +290,10 @@ TEST(ContainerTest, GroupsThatThePayloadMadeGoWithItsOwn) {
   Bundle bundle;
   spec::Spec spec = bundle.DefaultSpec();
   spec.mounts.back().options = {"nosuid", "noexec", "nodev"};  // a writable cgroup mount
-  const Sections out = bundle.RunProbe(spec, {{"mkdir", "/sys/fs/cgroup/pids/a"},
-                                              {"mkdir", "/sys/fs/cgroup/pids/a/b"},
-                                              {"mkdir", "/sys/fs/cgroup/pids/.c"}});
-  EXPECT_EQ(out.at("mkdir /sys/fs/cgroup/pids/a/b"), "ok");
+  const std::string group = bundle.CgroupInside("pids");
+  const Sections out = bundle.RunProbe(
+      spec, {{"mkdir", group + "/a"}, {"mkdir", group + "/a/b"}, {"mkdir", group + "/.c"}});
+  EXPECT_EQ(out.at(absl::StrCat("mkdir ", group, "/a/b")), "ok");
   EXPECT_EQ(bundle.Count().cgroups, std::vector<std::string>());
 }
 
@@ -304,7 +304,7 @@ TEST(ContainerTest, EveryOperationIsTimed) {
   auto container = Container::Create(bundle.Options(spec));
   ASSERT_TRUE(container.ok()) << container.status();
   const std::vector<stage::Timing> timings = (*container)->Timings();
-  EXPECT_GT(timings.size(), 80u);
+  EXPECT_GT(timings.size(), 60u);  // fewer where there is one hierarchy
   EXPECT_EQ(timings[0].operation, "make cgroup");
 }
 

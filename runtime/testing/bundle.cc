@@ -112,7 +112,7 @@ Bundle::Bundle() {
   auto groups = cgroup::Groups::Create(cgroup::Driver::kCgroupfs, *layout);
   EXPECT_TRUE(groups.ok()) << groups.status();
   groups_ = std::move(*groups);
-  EXPECT_TRUE(groups_->Make(group_).ok());
+  EXPECT_TRUE(groups_->MakeParent(group_).ok());
 }
 
 Bundle::~Bundle() {
@@ -167,6 +167,11 @@ spec::Spec Bundle::DefaultSpec() const {
   spec.linux_.resources.emplace();
   spec.linux_.resources->devices = {{.allow = false, .access = "rwm"}};
   return spec;
+}
+
+std::string Bundle::CgroupInside(absl::string_view controller) const {
+  return absl::StrCat("/sys/fs/cgroup", layout().IsPureV2() ? "" : "/",
+                      layout().IsPureV2() ? "" : controller);
 }
 
 std::vector<std::string> Bundle::Probe(const std::vector<std::vector<std::string>>& commands) {

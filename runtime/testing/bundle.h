@@ -47,6 +47,8 @@ class Bundle {
   // The group that containers are put below: "/davit-test-<pid>-<n>".
   const std::string& group() const { return group_; }
   const cgroup::Layout& layout() const { return groups_->layout(); }
+  // Where a container with a cgroup mount sees the root of its group for a controller.
+  std::string CgroupInside(absl::string_view controller) const;
 
   // The specification that the kubelet's containers have: own pid, mount, ipc, uts, network and
   // cgroup namespaces, the usual mounts, masks and read-only paths, fourteen capabilities.
