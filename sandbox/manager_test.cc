@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <sys/stat.h>
 
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <thread>
@@ -12,8 +13,10 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
+#include "proto/supervisor.pb.h"
 #include "runtime/sys/socket.h"
 #include "sandbox/notification.h"
+#include "sandbox/status_record.h"
 #include "sandbox/testing_node.h"
 
 namespace davit::sandbox {
@@ -212,7 +215,7 @@ TEST_F(ManagerTest, AFailedCreationLeavesNothing) {
   spec.image_id = "absent";
   EXPECT_EQ(node_->CreateContainer(spec).status().code(), absl::StatusCode::kNotFound);
   spec = node_.Container(pod, "c", {"/bin/true"});
-  spec.spec.mounts.push_back({"/x", "bind", "/nonexistent/file/../../y", {"rbind"}});
+  spec.spec.mounts.push_back({"/x", "bind", "/tmp", {"rbind"}});
   spec.spec.mounts.push_back({"/y", "nosuchfs", "none", {}});
   EXPECT_FALSE(node_->CreateContainer(spec).ok());
   spec = node_.Container(pod, "c", {"/bin/true"});
@@ -293,6 +296,8 @@ TEST_F(ManagerTest, AContainerThatWasNeverStartedCanBeStoppedAndRemoved) {
   ASSERT_TRUE(id.ok()) << id.status();
   EXPECT_TRUE(node_.StopContainer(*id, absl::Seconds(60)).ok());
   EXPECT_EQ(View(*id)->state, ContainerState::kExited);
+  EXPECT_EQ(View(*id)->exit_code, 137);
+  EXPECT_EQ(View(*id)->reason, "Error") << "nothing failed to start";
   EXPECT_EQ(node_->StartContainer(*id).code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_TRUE(node_.RemoveContainer(*id).ok());
   EXPECT_TRUE(node_.RemovePod(pod).ok());
@@ -320,22 +325,47 @@ TEST_F(ManagerTest, AStoppedPodTakesNoNewContainers) {
             absl::StatusCode::kFailedPrecondition);
 }
 
-TEST_F(ManagerTest, AStopThatMeetsACreationLosesNoExit) {
-  for (int i = 0; i < 20; ++i) {
-    const std::string pod = MustRun(node_.HostPod(absl::StrCat("meet", i)));
-    std::thread creator([&] {
-      (void)node_->CreateContainer(node_.Container(pod, "c", {"/bin/sleep", "1000"}));
-    });
-    // Spread over the few milliseconds that a creation takes.
-    absl::SleepFor(absl::Microseconds(400) * i);
-    const absl::Status stopped = node_.StopPod(pod);
-    creator.join();
-    EXPECT_TRUE(stopped.ok()) << stopped;
-    for (const auto& container : node_->ListContainers()) {
-      EXPECT_EQ(container->state, ContainerState::kExited) << i;
-    }
-    EXPECT_TRUE(node_.RemovePod(pod).ok());
+// Holds its creation up at the point where the bundle is written.
+class SlowMetadata : public Metadata {
+ public:
+  std::string Serialize() const override {
+    go_on.WaitForNotification();
+    return "slow";
   }
+  mutable Notification go_on;
+};
+
+TEST_F(ManagerTest, AnExitThatIsToldBeforeTheCreationReturnsIsNotLost) {
+  const std::string pod = MustRun(node_.HostPod("early"));
+  const std::string other = MustRun(node_.Container(pod, "other", {"/bin/sleep", "1000"}));
+  ContainerSpec spec = node_.Container(pod, "c", {"/bin/sleep", "1000"});
+  const auto metadata = std::make_shared<SlowMetadata>();
+  spec.metadata = metadata;
+  absl::StatusOr<std::string> id;
+  std::thread creator([&] { id = node_->CreateContainer(spec); });
+  // Found by its status record, since it is not listed yet.
+  const std::string directory = absl::StrCat(node_.options().state, "/pods/", pod, "/containers/");
+  std::string record;
+  const auto phase = [&] {
+    const auto status = ReadStatus(record);
+    return status.ok() ? status->phase() : supervisor::v1::ContainerState::CREATING;
+  };
+  EXPECT_TRUE(Node::Await([&] {
+    for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+      if (entry.path().filename() != other) record = entry.path().string() + "/status";
+    }
+    return phase() == supervisor::v1::ContainerState::CREATED;
+  }));
+  kill(ReadStatus(record)->pid(), SIGKILL);
+  EXPECT_TRUE(Node::Await([&] { return phase() == supervisor::v1::ContainerState::EXITED; }));
+  EXPECT_TRUE(node_.Exec(other, {"/bin/true"}).ok()) << "answered behind the exit";
+  metadata->go_on.Notify();
+  creator.join();
+  ASSERT_TRUE(id.ok()) << id.status();
+  EXPECT_EQ(View(*id)->state, ContainerState::kExited);
+  EXPECT_EQ(View(*id)->exit_code, 137);
+  EXPECT_TRUE(node_.StopContainer(*id, absl::Seconds(10)).ok());
+  EXPECT_TRUE(node_.RemovePod(pod).ok());
   ExpectNothingLeft();
 }
 
@@ -345,7 +375,7 @@ TEST_F(ManagerTest, ACommandThatPrintsWithoutEndHoldsUpNothingElse) {
   Notification ended;
   ExecSpec endless;
   endless.container_id = id;
-  endless.command = {"/bin/sh", "-c", "/bin/busybox yes & /bin/busybox yes & /bin/busybox yes"};
+  endless.command = {"/bin/sh", "-c", "cat /dev/zero & cat /dev/zero & cat /dev/zero"};
   endless.timeout = absl::Seconds(5);
   node_->ExecSync(endless, [&](absl::StatusOr<ExecResult>) { ended.Notify(); });
   int others = 0;

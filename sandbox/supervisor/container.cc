@@ -215,9 +215,11 @@ void Container::UndoCreation() {
 }
 
 void Container::OnFailed(const Session::Failed& failed) {
-  if (state_.phase() == ContainerState::CREATED) {  // it was started
+  if (state_.phase() == ContainerState::CREATED) {
+    // No operation failed: it was killed while it waited, or before its command ran.
+    if (failed.error_number == 0) return OnExited(failed.wait_status);
     FillError(failed, &start_error_);
-    state_.set_start_errno(failed.error_number != 0 ? failed.error_number : EIO);
+    state_.set_start_errno(failed.error_number);
     state_.set_message(std::string(failed.status.message()));
     return Ended(kStartErrorStatus);
   }
