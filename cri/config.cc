@@ -148,7 +148,7 @@ class Parser {
                     absl::StrCat("unknown key \"", shown, "\"; the nearest known key is \"", path,
                                  Nearest(std::string(key.str()), known), "\""));
       }
-      const absl::Status status = found->second(node);
+      absl::Status status = found->second(node);
       if (status.ok()) continue;
       // A table's own errors have their position already.
       if (absl::StartsWith(status.message(), absl::StrCat(name_, ":"))) return status;
@@ -183,8 +183,7 @@ class Parser {
             {"insecure_http", Boolean(&options.insecure_http)},
             {"skip_verify", Boolean(&options.skip_verify)},
         };
-        const absl::Status status =
-            Table(absl::StrCat("registries.\"", host, "\"."), schema)(value);
+        absl::Status status = Table(absl::StrCat("registries.\"", host, "\"."), schema)(value);
         if (!status.ok()) {
           return absl::StartsWith(status.message(), absl::StrCat(name_, ":"))
                      ? status

@@ -90,7 +90,7 @@ void ExecSync(sandbox::Manager* manager, const v1::ExecSyncRequest& request,
 
 // A container's life, in the order of its calls.
 void AddLifeMethods(sandbox::Manager* manager, images::ImageService* images,
-                    std::shared_ptr<const Node> node, std::vector<Method>* methods) {
+                    const std::shared_ptr<const Node>& node, std::vector<Method>* methods) {
   methods->push_back(Unary<v1::CreateContainerRequest, v1::CreateContainerResponse>(
       "/runtime.v1.RuntimeService/CreateContainer", Runs::kOnWorker, true,
       [manager, images, node](const auto& request, auto* out) -> absl::Status {
@@ -144,7 +144,7 @@ void AddQueryMethods(sandbox::Manager* manager, std::vector<Method>* methods) {
 }
 
 // What is done with a container while it runs.
-void AddUseMethods(sandbox::Manager* manager, std::shared_ptr<const Node> node,
+void AddUseMethods(sandbox::Manager* manager, const std::shared_ptr<const Node>& node,
                    std::vector<Method>* methods) {
   methods->push_back(
       Unary<v1::UpdateContainerResourcesRequest, v1::UpdateContainerResourcesResponse>(

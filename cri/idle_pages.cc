@@ -15,7 +15,9 @@ namespace {
 bool HasTextRelocations(const dl_phdr_info& info) {
   for (int i = 0; i < info.dlpi_phnum; ++i) {
     if (info.dlpi_phdr[i].p_type != PT_DYNAMIC) continue;
+    // The loader gives addresses as integers.
     const auto* entry =
+        // NOLINTNEXTLINE(performance-no-int-to-ptr)
         reinterpret_cast<const ElfW(Dyn)*>(info.dlpi_addr + info.dlpi_phdr[i].p_vaddr);
     for (; entry->d_tag != DT_NULL; ++entry) {
       if (entry->d_tag == DT_TEXTREL) return true;
@@ -35,6 +37,7 @@ int ReleaseObject(dl_phdr_info* info, size_t, void* page_size) {
     const uintptr_t end =
         (info->dlpi_addr + segment.p_vaddr + segment.p_memsz + page - 1) & ~(page - 1);
     // The vdso refuses, which is as good.
+    // NOLINTNEXTLINE(performance-no-int-to-ptr)
     ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
   }
   return 0;

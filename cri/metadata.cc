@@ -2,7 +2,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "cri/metadata.pb.h"
+#include "proto/metadata.pb.h"
 
 namespace davit::cri {
 namespace {

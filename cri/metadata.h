@@ -14,7 +14,7 @@
 namespace davit::cri {
 
 // The CRI configuration that travels with a pod or container, so that lists and status can show it
-// unaltered, also after a restart. Immutable. Serialized as metadata.proto says.
+// unaltered, also after a restart. Immutable. Serialized as proto/metadata.proto says.
 class PodMetadata final : public sandbox::Metadata {
  public:
   explicit PodMetadata(::runtime::v1::PodSandboxConfig config) : config_(std::move(config)) {}

@@ -30,8 +30,8 @@ namespace {
 
 grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
-  WireStatus wire = ToWire(status);
-  return grpc::Status(static_cast<grpc::StatusCode>(wire.code), std::move(wire.message));
+  const WireStatus wire = ToWire(status);
+  return grpc::Status(static_cast<grpc::StatusCode>(wire.code), wire.message);
 }
 
 grpc::ByteBuffer Serialize(const google::protobuf::Message& message) {
