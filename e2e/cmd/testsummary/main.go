@@ -120,6 +120,9 @@ func readXML(target, file string) []result {
 		for _, c := range suite.Cases {
 			r := result{target + " " + suite.Name + "." + c.Name, "pass", ""}
 			problems := append(c.Failures, c.Errors...)
+			if c.Status == "notrun" && strings.HasPrefix(c.Name, "DISABLED_Child") {
+				continue // the child half of another case, which runs it by its name
+			}
 			switch {
 			case len(problems) > 0:
 				r.outcome, r.text = "fail", problems[0].Message
