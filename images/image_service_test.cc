@@ -284,7 +284,8 @@ TEST(ImageServiceTest, WhatAKilledDaemonLeftIsGoneAfterTheNextStart) {
   ASSERT_GT(readlink("/proc/self/exe", self, sizeof(self) - 1), 0);
   sys::SpawnOptions spawn;
   spawn.path = self;
-  spawn.argv = {self, "--gtest_also_run_disabled_tests", "--gtest_filter=Daemon.DISABLED_ChildPulls"};
+  spawn.argv = {self, "--gtest_also_run_disabled_tests",
+                "--gtest_filter=Daemon.DISABLED_ChildPulls"};
   for (const char* name : {"TEST_SRCDIR", "TEST_WORKSPACE"}) {
     spawn.environment.push_back(absl::StrCat(name, "=", std::getenv(name)));
   }
