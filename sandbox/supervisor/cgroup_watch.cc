@@ -104,10 +104,10 @@ void CgroupWatch::Stop() {
 }
 
 void CgroupWatch::OnNotification() {
-  if (memory_is_v1_) {
-    uint64_t count;
-    [[maybe_unused]] const ssize_t n = read(event_.get(), &count, sizeof count);
-  }
+  // On v2 it is the reading of this description that makes EPOLLPRI fall silent until the next event.
+  char seen[512];
+  [[maybe_unused]] const ssize_t n = memory_is_v1_ ? read(event_.get(), seen, sizeof(uint64_t))
+                                                   : pread(event_.get(), seen, sizeof seen, 0);
   if (recheck_ != 0) loop_->Cancel(std::exchange(recheck_, 0));
   Recheck(0);
 }
@@ -129,13 +129,7 @@ void CgroupWatch::Recheck(int attempt) {
 
 uint64_t CgroupWatch::OomKills() const {
   if (!memory_.ok()) return 0;
-  // A fresh description each time on v2: poll and read share the position and the event state of
-  // event_, whose reading re-arms EPOLLPRI.
-  if (!memory_is_v1_ && event_.ok()) {
-    char text[512];
-    const ssize_t n = pread(event_.get(), text, sizeof text, 0);
-    return n > 0 ? Field(absl::string_view(text, static_cast<size_t>(n)), "oom_kill") : 0;
-  }
+  // Never from event_: on v2 that would take an event that nobody has been told of yet.
   auto text = sys::ReadFileAt(memory_.get(), memory_is_v1_ ? kV1Control : kV2Events, kSmallFile);
   return text.ok() ? Field(*text, "oom_kill") : 0;
 }

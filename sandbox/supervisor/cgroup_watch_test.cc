@@ -23,7 +23,7 @@ constexpr char kHybrid[] = "/sys/fs/cgroup/unified";
 class TestGroup {
  public:
   explicit TestGroup(const std::string& hierarchy) {
-    path_ = absl::StrCat(hierarchy, "/davit-test-h3-", getpid());
+    path_ = absl::StrCat(hierarchy, "/davit-test-watch-", getpid());
     EXPECT_EQ(mkdir(path_.c_str(), 0755), 0) << path_;
   }
   ~TestGroup() {
@@ -106,7 +106,7 @@ TEST(CgroupWatchTest, KillAllEndsEveryMemberThroughTheUnifiedGroup) {
 }
 
 TEST(CgroupWatchTest, WithoutCgroupKillMembersAreKilledOneByOne) {
-  if (!IsV1()) GTEST_SKIP() << "needs cgroup v1";
+  if (!IsV1()) GTEST_SKIP() << "no v1 hierarchies on this kernel";
   TestGroup group("/sys/fs/cgroup/pids");
   auto loop = *EventLoop::Create();
   CgroupWatch watch(loop.get());

@@ -40,7 +40,7 @@ TEST_F(SupervisorTest, SignalsToTheSupervisorDoNotEndIt) {
 TEST_F(SupervisorTest, ASharedPidNamespaceHasDavitInitAsItsFirstProcess) {
   StartPod([&](PodConfig* config) {
     config->set_shared_pid_namespace(true);
-    config->set_init_cgroup(cgroups_.unified());
+    config->set_init_cgroup(cgroups_.init_group());
   });
   const int init = hello_.hello().init_pid();
   ASSERT_GT(init, 0);
@@ -256,7 +256,7 @@ TEST_F(SupervisorTest, TheNamespacesOfAPodWithAUserNamespaceBelongToIt) {
     config->set_new_network_namespace(true);
     config->set_netns_path(netns_path());
     config->set_shared_pid_namespace(true);
-    config->set_init_cgroup(cgroups_.unified());
+    config->set_init_cgroup(cgroups_.init_group());
     (*config->mutable_sysctls())["net.ipv4.ip_unprivileged_port_start"] = "99";
   });
   ASSERT_TRUE(hello_.has_hello()) << hello_.error().message();
