@@ -62,7 +62,9 @@ absl::StatusOr<sys::UniqueFd> EnterStaging(int staging_fd) {
   // Nothing of what follows may travel back to the host's namespace.
   DAVIT_RETURN_IF_ERROR(
       Step(mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0, "make / private"));
+  // A clone of a shared mount is its peer, and a shared mount cannot be pivoted away from.
   mount_attr attributes{};
+  attributes.propagation = MS_PRIVATE;
   attributes.attr_set =
       MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOSYMFOLLOW;
   DAVIT_RETURN_IF_ERROR(

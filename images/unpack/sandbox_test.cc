@@ -65,6 +65,24 @@ TEST(UnpackSandbox, SeesNothingButTheStagingDirectory) {
             0);
 }
 
+// systemd makes every mount of a node shared.
+TEST(UnpackSandbox, StagesOnASharedMount) {
+  TempDir staging;
+  const pid_t pid = fork();
+  if (pid == 0) {
+    if (unshare(CLONE_NEWNS) != 0) _exit(1);
+    if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) _exit(2);
+    if (mount(nullptr, "/", nullptr, MS_REC | MS_SHARED, nullptr) != 0) _exit(3);
+    const sys::UniqueFd fd(open(staging.path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    const auto root = Confine(fd.get());
+    if (!root.ok()) fprintf(stderr, "%s\n", root.status().ToString().c_str());
+    _exit(root.ok() ? 0 : 4);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(pid, &status, 0), pid);
+  EXPECT_EQ(status, 0);
+}
+
 TEST(UnpackSandbox, LeavesNoMountBehindOnTheHost) {
   TempDir staging;
   EXPECT_EQ(Confined(staging, true, [](int) { return 0; }), 0);
