@@ -104,7 +104,8 @@ void CgroupWatch::Stop() {
 }
 
 void CgroupWatch::OnNotification() {
-  // On v2 it is the reading of this description that makes EPOLLPRI fall silent until the next event.
+  // On v2 it is the reading of this description that makes EPOLLPRI fall silent until the next
+  // event.
   char seen[512];
   [[maybe_unused]] const ssize_t n = memory_is_v1_ ? read(event_.get(), seen, sizeof(uint64_t))
                                                    : pread(event_.get(), seen, sizeof seen, 0);
