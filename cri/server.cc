@@ -1,5 +1,6 @@
 #include "cri/server.h"
 
+#include <grpc/grpc.h>
 #include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/impl/codegen/proto_utils.h>
@@ -277,6 +278,16 @@ class Dispatcher final : public grpc::CallbackGenericService {
   std::atomic<uint64_t> next_ = 1;
 };
 
+// Keeps gRPC's library state for the process's life. Its last shutdown would wait for a poller
+// that a large write started, for up to ten seconds, and a daemon that stops has no use for it.
+void KeepLibrary() {
+  static const bool kept = [] {
+    grpc_init();
+    return true;
+  }();
+  static_cast<void>(kept);
+}
+
 class GrpcServer final : public Server {
  public:
   GrpcServer(ServerOptions options, std::vector<Method> methods, WorkerPool* workers)
@@ -293,6 +304,7 @@ class GrpcServer final : public Server {
                                                      sizeof(sockaddr_un::sun_path) - 5, " bytes"));
     }
     ::unlink(temporary.c_str());
+    KeepLibrary();
     grpc::ServerBuilder builder;
     builder.SetMaxReceiveMessageSize(options_.max_message_bytes);
     builder.SetMaxSendMessageSize(options_.max_message_bytes);
