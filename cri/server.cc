@@ -51,8 +51,10 @@ class Reactor final : public grpc::ServerGenericBidiReactor,
                       public Call,
                       public std::enable_shared_from_this<Reactor> {
  public:
-  Reactor(const Method* method, uint64_t number, absl::Time deadline, WorkerPool* workers)
-      : method_(method),
+  // `method` keeps the table alive: a handler may still run when the server is gone.
+  Reactor(std::shared_ptr<const Method> method, uint64_t number, absl::Time deadline,
+          WorkerPool* workers)
+      : method_(std::move(method)),
         id_(absl::StrCat(number)),
         deadline_(deadline),
         workers_(workers),
@@ -215,7 +217,7 @@ class Reactor final : public grpc::ServerGenericBidiReactor,
     }
   }
 
-  const Method* const method_;
+  const std::shared_ptr<const Method> method_;
   const std::string id_;
   const absl::Time deadline_;
   WorkerPool* const workers_;
@@ -253,7 +255,7 @@ class Dispatcher final : public grpc::CallbackGenericService {
   Dispatcher(std::vector<Method> methods, WorkerPool* workers) : workers_(workers) {
     for (Method& method : methods) {
       std::string name = method.name;
-      methods_.emplace(std::move(name), std::move(method));
+      methods_.emplace(std::move(name), std::make_shared<const Method>(std::move(method)));
     }
   }
 
@@ -266,15 +268,14 @@ class Dispatcher final : public grpc::CallbackGenericService {
     const absl::Time deadline = context->deadline() == std::chrono::system_clock::time_point::max()
                                     ? absl::InfiniteFuture()
                                     : absl::FromChrono(context->deadline());
-    auto reactor =
-        std::make_shared<Reactor>(&found->second, next_.fetch_add(1), deadline, workers_);
+    auto reactor = std::make_shared<Reactor>(found->second, next_.fetch_add(1), deadline, workers_);
     reactor->Begin();
     return reactor.get();
   }
 
  private:
   WorkerPool* const workers_;
-  std::map<std::string, Method> methods_;
+  std::map<std::string, std::shared_ptr<const Method>> methods_;
   std::atomic<uint64_t> next_ = 1;
 };
 

