@@ -54,6 +54,7 @@ type Daemon struct {
 	command *exec.Cmd
 	pid     int
 	ended   chan error
+	gone    bool // davitd has ended, whatever wraps it has perhaps not
 
 	mu   sync.Mutex
 	pods []string // every pod that was made through Runtime
@@ -143,7 +144,7 @@ func (d *Daemon) Start() error {
 	if err := d.command.Start(); err != nil {
 		return err
 	}
-	d.ended = make(chan error, 1)
+	d.ended, d.gone = make(chan error, 1), false
 	go func(command *exec.Cmd, ended chan error) { ended <- command.Wait() }(d.command, d.ended)
 	if err := d.connect(); err != nil {
 		return err
@@ -233,7 +234,7 @@ func (d *Daemon) Pid() int { return d.pid }
 
 // Running tells whether davitd lives.
 func (d *Daemon) Running() bool {
-	if d.ended == nil {
+	if d.ended == nil || d.gone {
 		return false
 	}
 	select {
@@ -264,7 +265,9 @@ func (d *Daemon) signalAndWait(signal syscall.Signal, limit time.Duration) error
 	}
 	// Whatever wraps davitd may follow its children for longer than davitd lives.
 	if pid != d.command.Process.Pid {
-		return d.awaitGone(pid, limit)
+		err := d.awaitGone(pid, limit)
+		d.gone = err == nil
+		return err
 	}
 	select {
 	case err := <-d.ended:
