@@ -163,6 +163,8 @@ TEST(ContainerTest, CgroupsHoldThePayloadAndItsLimits) {
   spec.linux_.resources->pids_limit = 77;
   spec.linux_.resources->memory.emplace();
   spec.linux_.resources->memory->limit = 64 << 20;
+  // As the kubelet asks for, so that no container goes on with half of its processes.
+  if (bundle.layout().IsPureV2()) spec.linux_.resources->unified = {{"memory.oom.group", "1"}};
   Running running;
   const Container::Options options = bundle.Options(spec);
   StartWaiting(options, &running);
@@ -186,7 +188,20 @@ TEST(ContainerTest, CgroupsHoldThePayloadAndItsLimits) {
   } else {
     EXPECT_EQ(read("pids", "pids.max"), "77");
     EXPECT_EQ(read("memory", "memory.max"), std::to_string(64 << 20));
+    EXPECT_EQ(read("memory", "memory.oom.group"), "1");
   }
+}
+
+TEST(ContainerTest, DevicesThatNoRuleAllowsCannotBeOpened) {
+  Bundle bundle;
+  spec::Spec spec = bundle.DefaultSpec();
+  spec.linux_.devices = {{"/dev/loop-control", "c", 10, 237, 0666}};
+  const std::vector<std::vector<std::string>> commands = {{"cat", "/dev/loop-control"}};
+  EXPECT_EQ(bundle.RunProbe(spec, commands).at("cat /dev/loop-control"), "EPERM");
+  spec.linux_.resources->devices.push_back(
+      {.allow = true, .type = "c", .major = 10, .minor = 237, .access = "rw"});
+  // It cannot be read, or its driver is not loaded; but the group lets it be opened.
+  EXPECT_NE(bundle.RunProbe(spec, commands).at("cat /dev/loop-control"), "EPERM");
 }
 
 TEST(ContainerTest, ATerminalBecomesTheControllingTerminal) {

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
@@ -81,7 +83,7 @@ class GroupTest : public testing::Test {
     return pid;
   }
 
-  const std::string top_ = absl::StrCat("/davit-test-h2-", getpid());
+  const std::string top_ = absl::StrCat("/davit-test-group-", getpid());
   const std::string group_ = top_ + "/pod/container";
   std::unique_ptr<Groups> groups_;
 };
@@ -304,6 +306,31 @@ TEST_F(GroupTest, MakeAndRemoveMayBeRepeated) {
   EXPECT_TRUE(groups_->Remove(group_, Soon()).ok());
   EXPECT_TRUE(groups_->KillAll(group_, Soon()).ok());
   EXPECT_TRUE(groups_->Make(group_).ok());
+}
+
+// The kubelet makes a pod's group, and enables what it uses itself down to it.
+TEST_F(GroupTest, GroupsBelowAParentThatOthersMadeHaveEveryController) {
+  const std::string pod = top_ + "/kubepods/pod";
+  for (const Hierarchy& hierarchy : groups_->layout().hierarchies) {
+    ASSERT_EQ(mkdir(absl::StrCat(hierarchy.mount_point, top_, "/kubepods").c_str(), 0755), 0);
+    ASSERT_EQ(mkdir(absl::StrCat(hierarchy.mount_point, pod).c_str(), 0755), 0);
+  }
+  for (int twice = 0; twice < 2; ++twice) {
+    const absl::Status made = groups_->MakeParent(pod);
+    ASSERT_TRUE(made.ok()) << made;
+  }
+  // Without any help from here: as the supervisor makes a container's.
+  const Layout& layout = groups_->layout();
+  for (const char* controller : {"cpu", "memory", "pids"}) {
+    const int hierarchy = layout.Find(controller);
+    ASSERT_GE(hierarchy, 0) << controller;
+    const std::string child = absl::StrCat(layout.Directory(hierarchy, pod), "/", controller);
+    ASSERT_EQ(mkdir(child.c_str(), 0755), 0);
+    if (!layout.hierarchies[static_cast<size_t>(hierarchy)].is_v2) continue;
+    const auto has = sys::ReadFileAt(AT_FDCWD, child + "/cgroup.controllers", 4096);
+    ASSERT_TRUE(has.ok());
+    EXPECT_TRUE(absl::StrContains(*has, controller)) << *has;
+  }
 }
 
 TEST_F(GroupTest, PathsOutsideOfOurGroupsAreRefused) {
