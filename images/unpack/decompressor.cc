@@ -25,7 +25,7 @@ class PlainDecoder : public Decoder {
  public:
   absl::StatusOr<size_t> Decode(absl::string_view* in, char* out, size_t size) override {
     const size_t take = std::min(in->size(), size);
-    memcpy(out, in->data(), take);
+    if (take > 0) memcpy(out, in->data(), take);  // an empty view may have no address
     in->remove_prefix(take);
     return take;
   }

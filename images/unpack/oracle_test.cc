@@ -232,7 +232,10 @@ void PackWithLibarchive(const std::string& from, const std::string& to, int form
   ASSERT_EQ(archive_read_disk_open(disk, from.c_str()), ARCHIVE_OK);
   for (;;) {
     archive_entry* entry = archive_entry_new();
-    if (archive_read_next_header2(disk, entry) != ARCHIVE_OK) break;
+    if (archive_read_next_header2(disk, entry) != ARCHIVE_OK) {
+      archive_entry_free(entry);
+      break;
+    }
     archive_read_disk_descend(disk);
     const std::string source = archive_entry_sourcepath(entry);
     std::string path = "." + source.substr(from.size());

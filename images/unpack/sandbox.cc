@@ -115,7 +115,13 @@ constexpr const char* kAllowedCalls[] = {
     "munmap", "mremap", "madvise", "brk", "futex", "sched_yield", "nanosleep", "clock_nanosleep",
     "clock_gettime", "gettimeofday", "getrandom", "gettid", "getpid", "rt_sigprocmask",
     "rt_sigreturn", "rt_sigaction", "sigaltstack", "restart_syscall", "rseq", "set_robust_list",
-    "tgkill", "exit", "exit_group"};
+    "tgkill", "exit", "exit_group",
+#if defined(DAVIT_SANITIZED)
+    // Asked by ASan of each thread that starts, and by UBSan before it reads an object's type.
+    "sched_getaffinity", "pipe2",
+#endif
+    // A contended absl::Mutex asks for its thread's priority.
+    "sched_getparam", "sched_getscheduler"};
 
 struct Release {
   void operator()(void* context) const { seccomp_release(context); }
