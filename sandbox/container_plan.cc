@@ -5,14 +5,12 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "runtime/cgroup/device_bpf.h"
-#include "runtime/cgroup/resources.h"
+#include "runtime/cgroup_directories.h"
 #include "runtime/sys/errno.h"
 
 namespace davit::sandbox {
 namespace {
 
-using runtime::cgroup::Layout;
 using runtime::plan::CgroupDirectory;
 using runtime::spec::Namespace;
 using runtime::spec::NamespaceType;
@@ -41,13 +39,6 @@ void AddPidNamespace(const PodTraits& pod, const ContainerNamespaces& container,
     path = NamespaceOf(pod.init_pid, "pid");
   }
   spec->linux_.namespaces.push_back({NamespaceType::kPid, path});
-}
-
-// The last component of a hierarchy's mount point is what programs inside expect to find below
-// /sys/fs/cgroup ("cpu,cpuacct").
-std::string MountName(const runtime::cgroup::Hierarchy& hierarchy) {
-  const size_t slash = hierarchy.mount_point.rfind('/');
-  return hierarchy.mount_point.substr(slash == std::string::npos ? 0 : slash + 1);
 }
 
 }  // namespace
@@ -94,37 +85,6 @@ void CompleteSpec(const PodTraits& pod, const ContainerNamespaces& container,
   if (spec->root.path.empty()) spec->root.path = "rootfs";
 }
 
-absl::StatusOr<std::vector<CgroupDirectory>> ContainerGroups(
-    const Layout& layout, const std::string& group,
-    const runtime::spec::LinuxResources& resources) {
-  runtime::spec::LinuxResources with_defaults = resources;
-  for (auto& rule : runtime::cgroup::DefaultDeviceRules()) {
-    with_defaults.devices.push_back(std::move(rule));
-  }
-  DAVIT_ASSIGN_OR_RETURN(const auto writes,
-                         runtime::cgroup::CompileResources(with_defaults, layout));
-  std::vector<CgroupDirectory> directories;
-  for (size_t i = 0; i < layout.hierarchies.size(); ++i) {
-    const runtime::cgroup::Hierarchy& hierarchy = layout.hierarchies[i];
-    CgroupDirectory directory;
-    directory.path = layout.Directory(static_cast<int>(i), group);
-    directory.unified = hierarchy.is_v2;
-    directory.mount_name = MountName(hierarchy);
-    directory.controllers = hierarchy.controllers;
-    directory.named = hierarchy.name;
-    for (const runtime::cgroup::Write& write : writes) {
-      if (write.hierarchy != static_cast<int>(i)) continue;
-      directory.writes.push_back({write.file, write.value, write.flags});
-    }
-    if (hierarchy.is_v2 && layout.Find("devices") < 0) {
-      DAVIT_ASSIGN_OR_RETURN(directory.device_program,
-                             runtime::cgroup::CompileDeviceProgram(with_defaults.devices));
-    }
-    directories.push_back(std::move(directory));
-  }
-  return directories;
-}
-
 absl::StatusOr<runtime::plan::CreateInputs> MakeCreateInputs(
     const NodeTraits& node, const PodTraits& pod, const ContainerNamespaces& container,
     const std::string& container_id, const std::string& bundle_directory, const Spec& spec) {
@@ -138,8 +98,8 @@ absl::StatusOr<runtime::plan::CreateInputs> MakeCreateInputs(
   inputs.join_user_namespace = Has(spec, NamespaceType::kUser);
   DAVIT_ASSIGN_OR_RETURN(
       inputs.cgroups,
-      ContainerGroups(node.layout, spec.linux_.cgroups_path,
-                      spec.linux_.resources.value_or(runtime::spec::LinuxResources())));
+      runtime::CgroupDirectories(node.layout, spec.linux_.cgroups_path,
+                                 spec.linux_.resources.value_or(runtime::spec::LinuxResources())));
   inputs.features = node.features;
   inputs.capability_ceiling = node.limits.capability_ceiling;
   inputs.oom_score_adj_floor = node.limits.oom_score_adj_floor;

@@ -53,11 +53,6 @@ bool JoinsPidNamespace(const PodTraits& pod, const ContainerNamespaces& containe
 void CompleteSpec(const PodTraits& pod, const ContainerNamespaces& container,
                   const std::string& cgroup_path, runtime::spec::Spec* spec);
 
-// The container's group in every hierarchy, with the writes that set its limits.
-absl::StatusOr<std::vector<runtime::plan::CgroupDirectory>> ContainerGroups(
-    const runtime::cgroup::Layout& layout, const std::string& group,
-    const runtime::spec::LinuxResources& resources);
-
 // Inputs of CompileCreate for a completed spec, all but the overlay and the seccomp program.
 absl::StatusOr<runtime::plan::CreateInputs> MakeCreateInputs(const NodeTraits& node,
                                                              const PodTraits& pod,

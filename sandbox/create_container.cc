@@ -97,6 +97,7 @@ absl::Status ManagerImpl::PrepareContainer(ContainerMaking* making) {
                          registry_.container_names().Reserve(making->spec.name_key, making->id));
   DAVIT_ASSIGN_OR_RETURN(holds.pin, images_->PinLayers(making->spec.image_id));
   making->lower_dirs = holds.pin->lower_dirs();
+  const std::string root_dir = holds.pin->root_dir();
   fixed.directory = absl::StrCat(making->pod->fixed().directory, "/containers/", making->id);
   fixed.layer_directory = layers_->DirectoryOf(making->id);
 
@@ -124,7 +125,7 @@ absl::Status ManagerImpl::PrepareContainer(ContainerMaking* making) {
     const absl::Status removed = layers_->Remove(id);
     if (!removed.ok()) Report(Severity::kError, std::string(removed.message()));
   });
-  return layers_->Make(making->id);
+  return layers_->Make(making->id, root_dir);
 }
 
 absl::StatusOr<int32_t> ManagerImpl::TargetPid(const Pod& pod, const ContainerSpec& spec) const {

@@ -10,11 +10,11 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "proto/state.pb.h"
 #include "runtime/sys/file.h"
 #include "sandbox/manager.h"
+#include "sandbox/manager_fixture.h"
 #include "sandbox/records.h"
 #include "sandbox/testing_node.h"
 
@@ -24,9 +24,6 @@ namespace davit::sandbox {
 namespace {
 
 using testing::Node;
-
-constexpr char kPod[] = "sandbox/supervisor/davit-pod";
-constexpr char kInit[] = "sandbox/supervisor/davit-init";
 
 constexpr char kGoodPlugin[] = R"(
 if [ "$CNI_COMMAND" = ADD ]; then
@@ -43,24 +40,7 @@ class NetworkEnvironment : public ::testing::Environment {
 };
 const auto* const kEnvironment = ::testing::AddGlobalTestEnvironment(new NetworkEnvironment);
 
-class ManagerNetworkTest : public ::testing::Test {
- protected:
-  ManagerNetworkTest() : node_(kPod, kInit) {}
-  void Start() {
-    const absl::Status started = node_.Restart();
-    ASSERT_TRUE(started.ok()) << started;
-    before_ = node_.Census();
-  }
-  void ExpectNothingLeft() {
-    std::map<std::string, int> more;
-    EXPECT_TRUE(Node::Await([&] {
-      more = node_.More(before_);
-      return more.empty();
-    })) << ::testing::PrintToString(more);
-  }
-  Node node_;
-  std::map<std::string, int> before_;
-};
+class ManagerNetworkTest : public testing::ManagerFixture {};
 
 TEST_F(ManagerNetworkTest, WithoutAConfigurationOnlyHostNetworkPodsRun) {
   Start();

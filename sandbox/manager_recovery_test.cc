@@ -4,16 +4,15 @@
 #include <unistd.h>
 
 #include <fstream>
-#include <sstream>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "proto/state.pb.h"
 #include "runtime/sys/file.h"
 #include "sandbox/manager.h"
+#include "sandbox/manager_fixture.h"
 #include "sandbox/records.h"
 #include "sandbox/testing_node.h"
 
@@ -22,16 +21,7 @@ namespace davit::sandbox {
 namespace {
 
 using testing::Node;
-
-constexpr char kPod[] = "sandbox/supervisor/davit-pod";
-constexpr char kInit[] = "sandbox/supervisor/davit-init";
-
-std::string ReadAll(const std::string& path) {
-  std::ifstream file(path);
-  std::stringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
+using testing::ReadAll;
 
 // A zombie counts as gone: it waits for whoever is its parent now.
 bool IsGone(pid_t pid) {
@@ -39,40 +29,14 @@ bool IsGone(pid_t pid) {
   return status.empty() || absl::StrContains(status, "State:\tZ");
 }
 
-class ManagerRecoveryTest : public ::testing::Test {
+class ManagerRecoveryTest : public testing::ManagerFixture {
  protected:
-  ManagerRecoveryTest() : node_(kPod, kInit) {
-    const absl::Status started = node_.Restart();
-    EXPECT_TRUE(started.ok()) << started;
-    before_ = node_.Census();
-  }
-  void ExpectNothingLeft() {
-    std::map<std::string, int> more;
-    EXPECT_TRUE(Node::Await([&] {
-      more = node_.More(before_);
-      return more.empty();
-    })) << ::testing::PrintToString(more);
-    EXPECT_EQ(node_.images().pins(), 0);
-  }
-  std::string Pod(const std::string& name) {
-    auto id = node_->RunPod(node_.HostPod(name));
-    EXPECT_TRUE(id.ok()) << id.status();
-    return id.value_or("");
-  }
+  ManagerRecoveryTest() { Start(); }
+  std::string Pod(const std::string& name) { return MustRun(node_.HostPod(name)); }
   std::string Run(const std::string& pod, const std::string& name, const std::string& script) {
-    auto id = node_.Run(node_.Container(pod, name, {"/bin/sh", "-c", script}));
-    EXPECT_TRUE(id.ok()) << id.status();
-    return id.value_or("");
-  }
-  std::shared_ptr<const ContainerView> View(const std::string& id) {
-    auto view = node_->FindContainer(id);
-    EXPECT_TRUE(view.ok()) << view.status();
-    return view.ok() ? *view : std::make_shared<const ContainerView>();
+    return MustRun(node_.Container(pod, name, {"/bin/sh", "-c", script}));
   }
   std::string Reports() const { return absl::StrJoin(node_.reports(), "\n"); }
-
-  Node node_;
-  std::map<std::string, int> before_;
 };
 
 TEST_F(ManagerRecoveryTest, ARestartedManagerFindsEverythingWithItsTrueState) {

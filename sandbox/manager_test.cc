@@ -4,17 +4,15 @@
 #include <sys/stat.h>
 
 #include <filesystem>
-#include <fstream>
-#include <sstream>
 #include <thread>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "proto/supervisor.pb.h"
 #include "runtime/sys/socket.h"
+#include "sandbox/manager_fixture.h"
 #include "sandbox/notification.h"
 #include "sandbox/status_record.h"
 #include "sandbox/testing_node.h"
@@ -23,53 +21,11 @@ namespace davit::sandbox {
 namespace {
 
 using testing::Node;
+using testing::ReadAll;
 
-constexpr char kPod[] = "sandbox/supervisor/davit-pod";
-constexpr char kInit[] = "sandbox/supervisor/davit-init";
-
-std::string ReadAll(const std::string& path) {
-  std::ifstream file(path);
-  std::stringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
-
-class ManagerTest : public ::testing::Test {
+class ManagerTest : public testing::ManagerFixture {
  protected:
-  ManagerTest() : node_(kPod, kInit) {
-    const absl::Status started = node_.Restart();
-    EXPECT_TRUE(started.ok()) << started;
-    before_ = node_.Census();
-  }
-
-  // Nothing of the test's pods is left on the machine.
-  void ExpectNothingLeft() {
-    // Layers are unlinked in the background, descriptors closed by the loop when it comes round.
-    std::map<std::string, int> more;
-    EXPECT_TRUE(Node::Await([&] {
-      more = node_.More(before_);
-      return more.empty();
-    })) << ::testing::PrintToString(more);
-    EXPECT_EQ(node_.images().pins(), 0);
-  }
-  std::string MustRun(PodSpec spec) {
-    auto id = node_->RunPod(std::move(spec));
-    EXPECT_TRUE(id.ok()) << id.status();
-    return id.value_or("");
-  }
-  std::string MustRun(ContainerSpec spec) {
-    auto id = node_.Run(std::move(spec));
-    EXPECT_TRUE(id.ok()) << id.status();
-    return id.value_or("");
-  }
-  std::shared_ptr<const ContainerView> View(const std::string& id) {
-    auto view = node_->FindContainer(id);
-    EXPECT_TRUE(view.ok()) << view.status();
-    return view.ok() ? *view : nullptr;
-  }
-
-  Node node_;
-  std::map<std::string, int> before_;
+  ManagerTest() { Start(); }
 };
 
 TEST_F(ManagerTest, AHostNetworkPodLivesItsWholeLifeAndLeavesNothing) {
@@ -365,102 +321,6 @@ TEST_F(ManagerTest, AnExitThatIsToldBeforeTheCreationReturnsIsNotLost) {
   EXPECT_EQ(View(*id)->state, ContainerState::kExited);
   EXPECT_EQ(View(*id)->exit_code, 137);
   EXPECT_TRUE(node_.StopContainer(*id, absl::Seconds(10)).ok());
-  EXPECT_TRUE(node_.RemovePod(pod).ok());
-  ExpectNothingLeft();
-}
-
-TEST_F(ManagerTest, ACommandThatPrintsWithoutEndHoldsUpNothingElse) {
-  const std::string pod = MustRun(node_.HostPod("endless"));
-  const std::string id = MustRun(node_.Container(pod, "c", {"/bin/sleep", "1000"}));
-  Notification ended;
-  ExecSpec endless;
-  endless.container_id = id;
-  endless.command = {"/bin/sh", "-c", "cat /dev/zero & cat /dev/zero & cat /dev/zero"};
-  endless.timeout = absl::Seconds(5);
-  node_->ExecSync(endless, [&](absl::StatusOr<ExecResult>) { ended.Notify(); });
-  int others = 0;
-  while (!ended.HasBeenNotified()) others += node_.Exec(id, {"/bin/true"}).ok() ? 1 : 0;
-  EXPECT_GT(others, 3) << "in the five seconds of the endless one";
-}
-
-TEST_F(ManagerTest, ExecReturnsOutputAndExitCodeApart) {
-  const std::string pod = MustRun(node_.HostPod("exec"));
-  const std::string id = MustRun(node_.Container(pod, "c", {"/bin/sleep", "1000"}));
-  const auto result = node_.Exec(id, {"/bin/sh", "-c", "echo out; echo err >&2; exit 5"});
-  ASSERT_TRUE(result.ok()) << result.status();
-  EXPECT_EQ(result->out, "out\n");
-  EXPECT_EQ(result->err, "err\n");
-  EXPECT_EQ(result->exit_code, 5);
-  EXPECT_EQ(node_.Exec(id, {"/bin/sh", "-c", "kill -9 $$"})->exit_code, 137);
-  const auto missing = node_.Exec(id, {"/bin/none"});
-  EXPECT_FALSE(missing.ok());
-  EXPECT_TRUE(absl::StrContains(missing.status().message(), "/bin/none")) << missing.status();
-  EXPECT_EQ(node_.Exec(id, {}).status().code(), absl::StatusCode::kInvalidArgument);
-}
-
-TEST_F(ManagerTest, ExecKeepsNoMoreOutputThanItsLimitAndLosesNoneBelow) {
-  const std::string pod = MustRun(node_.HostPod("execlimit"));
-  const std::string id = MustRun(node_.Container(pod, "c", {"/bin/sleep", "1000"}));
-  const auto all = node_.Exec(id, {"/bin/seq", "1", "100000"});
-  ASSERT_TRUE(all.ok()) << all.status();
-  EXPECT_EQ(all->out.size(), 588895u);
-  EXPECT_TRUE(absl::EndsWith(all->out, "\n100000\n"));
-  const auto cut = node_.Exec(id, {"/bin/seq", "1", "100000"}, absl::InfiniteDuration(), 1000);
-  ASSERT_TRUE(cut.ok());
-  EXPECT_EQ(cut->out.size(), 1000u);
-  EXPECT_EQ(cut->exit_code, 0);
-}
-
-TEST_F(ManagerTest, AnExecThatTakesTooLongIsKilledWithAllItsProcesses) {
-  const std::string pod = MustRun(node_.HostPod("exectimeout"));
-  const std::string id = MustRun(node_.Container(pod, "c", {"/bin/sleep", "1000"}));
-  const auto late =
-      node_.Exec(id, {"/bin/sh", "-c", "sleep 4321 & sleep 4321"}, absl::Milliseconds(200));
-  EXPECT_EQ(late.status().code(), absl::StatusCode::kDeadlineExceeded) << late.status();
-  EXPECT_TRUE(Node::Await([&] {
-    const auto ps = node_.Exec(id, {"/bin/ps"});
-    return ps.ok() && !absl::StrContains(ps->out, "4321");
-  }));
-}
-
-TEST_F(ManagerTest, ADescendantThatHoldsThePipeDoesNotHoldTheExec) {
-  const std::string pod = MustRun(node_.HostPod("execpipe"));
-  const std::string id = MustRun(node_.Container(pod, "c", {"/bin/sleep", "1000"}));
-  const absl::Time begin = absl::Now();
-  const auto result = node_.Exec(id, {"/bin/sh", "-c", "sleep 30 & echo done"});
-  ASSERT_TRUE(result.ok()) << result.status();
-  EXPECT_EQ(result->out, "done\n");
-  EXPECT_LT(absl::Now() - begin, absl::Seconds(5));
-}
-
-TEST_F(ManagerTest, AnExecWithATerminalGetsOne) {
-  const std::string pod = MustRun(node_.HostPod("exectty"));
-  const std::string id = MustRun(node_.Container(pod, "c", {"/bin/sleep", "1000"}));
-  ExecSpec spec;
-  spec.container_id = id;
-  spec.command = {"/bin/sh", "-c", "test -t 1 && echo tty"};
-  spec.tty = true;
-  Notification done;
-  node_->ExecSync(spec, [&](absl::StatusOr<ExecResult> result) {
-    EXPECT_TRUE(result.ok()) << result.status();
-    EXPECT_EQ(result.value_or(ExecResult()).out, "tty\r\n");
-    done.Notify();
-  });
-  done.WaitForNotification();
-}
-
-TEST_F(ManagerTest, AnExecEndsWithAnErrorWhenItsContainerIsRemoved) {
-  const std::string pod = MustRun(node_.HostPod("execremoved"));
-  const std::string id = MustRun(node_.Container(pod, "c", {"/bin/sleep", "1000"}));
-  Notification done;
-  ExecSpec spec;
-  spec.container_id = id;
-  spec.command = {"/bin/sh", "-c", "touch /tmp/here; sleep 1000"};
-  node_->ExecSync(spec, [&](absl::StatusOr<ExecResult>) { done.Notify(); });
-  ASSERT_TRUE(
-      Node::Await([&] { return access((View(id)->upper_dir + "/tmp/here").c_str(), F_OK) == 0; }));
-  EXPECT_TRUE(node_.RemoveContainer(id).ok());
-  done.WaitForNotification();
   EXPECT_TRUE(node_.RemovePod(pod).ok());
   ExpectNothingLeft();
 }

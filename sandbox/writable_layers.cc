@@ -3,9 +3,12 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 
 #include <cerrno>
+#include <cstring>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "runtime/sys/errno.h"
 #include "runtime/sys/file.h"
@@ -13,6 +16,44 @@
 #include "sandbox/records.h"
 
 namespace davit::sandbox {
+namespace {
+
+// overlayfs' own marks say something of the layer, not of the directory.
+constexpr char kOverlayMarks[] = "trusted.overlay.";
+
+absl::Status CopyAttributes(int from, int to) {
+  std::string names(XATTR_LIST_MAX, '\0');
+  const ssize_t length = flistxattr(from, names.data(), names.size());
+  if (length < 0 && errno == ENOTSUP) return absl::OkStatus();
+  if (length < 0) return sys::ErrnoStatus(errno, "list the root directory's attributes");
+  names.resize(static_cast<size_t>(length));
+  std::string value(XATTR_SIZE_MAX, '\0');
+  for (const char* name = names.c_str(); name < names.c_str() + names.size();
+       name += strlen(name) + 1) {
+    if (absl::StartsWith(name, kOverlayMarks)) continue;
+    const ssize_t size = fgetxattr(from, name, value.data(), value.size());
+    if (size < 0 || fsetxattr(to, name, value.data(), static_cast<size_t>(size), 0) != 0) {
+      return sys::ErrnoStatus(errno, absl::StrCat("copy attribute ", name));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MakeUpper(int layer, const std::string& root_dir) {
+  DAVIT_ASSIGN_OR_RETURN(const sys::UniqueFd root,
+                         sys::OpenAt(AT_FDCWD, root_dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+  struct stat st;
+  if (fstat(root.get(), &st) != 0) return sys::ErrnoStatus(errno, absl::StrCat("stat ", root_dir));
+  if (mkdirat(layer, "upper", 0700) != 0) return sys::ErrnoStatus(errno, "make upper");
+  DAVIT_ASSIGN_OR_RETURN(const sys::UniqueFd upper,
+                         sys::OpenAt(layer, "upper", O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+  // The owner first: a change of it clears the set-id bits.
+  if (fchown(upper.get(), st.st_uid, st.st_gid) != 0) return sys::ErrnoStatus(errno, "chown upper");
+  if (fchmod(upper.get(), st.st_mode & 07777) != 0) return sys::ErrnoStatus(errno, "chmod upper");
+  return CopyAttributes(root.get(), upper.get());
+}
+
+}  // namespace
 
 WritableLayers::WritableLayers(const std::string& root)
     : containers_(absl::StrCat(root, "/containers")), trash_(absl::StrCat(root, "/trash")) {}
@@ -38,12 +79,13 @@ std::string WritableLayers::DirectoryOf(const std::string& container_id) const {
   return absl::StrCat(containers_, "/", container_id);
 }
 
-absl::Status WritableLayers::Make(const std::string& container_id) {
+absl::Status WritableLayers::Make(const std::string& container_id, const std::string& root_dir) {
   const std::string path = DirectoryOf(container_id);
   if (mkdir(path.c_str(), 0711) != 0) {
     return sys::ErrnoStatus(errno, absl::StrCat("make writable layer ", path));
   }
-  return absl::OkStatus();
+  DAVIT_ASSIGN_OR_RETURN(const sys::UniqueFd layer, sys::OpenDirAt(AT_FDCWD, path));
+  return sys::Annotate(MakeUpper(layer.get(), root_dir), absl::StrCat("writable layer ", path));
 }
 
 absl::Status WritableLayers::Remove(const std::string& container_id) {

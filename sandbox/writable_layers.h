@@ -22,8 +22,10 @@ class WritableLayers {
   ~WritableLayers();
 
   std::string DirectoryOf(const std::string& container_id) const;
-  // Makes the container's directory; the overlay's two are made by its plan. AlreadyExists.
-  absl::Status Make(const std::string& container_id);
+  // Makes the container's directory and in it `upper`, with owner, mode and extended attributes of
+  // `root_dir`: overlayfs shows the payload its upper directory's as those of "/". `work` is made
+  // by the container's plan. AlreadyExists.
+  absl::Status Make(const std::string& container_id, const std::string& root_dir);
   // Renames the layer into the trash, which costs the same however large it is, and unlinks it in
   // the background. A missing layer is success.
   absl::Status Remove(const std::string& container_id);
