@@ -401,7 +401,7 @@ func TestAFullDiskFailsThePullAndLeavesRoomAndServiceIntact(t *testing.T) {
 		t.Fatalf("mount a small file system: %v\n%s", err, out)
 	}
 	s.must(s.Start(), "start davitd")
-	s.files = s.OpenFiles()
+	s.before = s.Node().Take()
 	// So small when compressed that nobody can foresee it.
 	big := make([]byte, 64<<20)
 	tooBig := build(t, ociimage.Image{Layers: []ociimage.Layer{{Compression: ociimage.Gzip, Entries: []ociimage.Entry{ociimage.File("big", string(big), 0o644)}}}})
@@ -432,7 +432,7 @@ func TestANetworkPluginThatFailsOrHangsFailsThePodAndLeavesNothing(t *testing.T)
 	s.must(s.WriteConfigCNI(fmt.Sprintf("bin_dirs = [%q]\ntimeout_seconds = 2\n", plugins)), "configure")
 	conf("failing")
 	s.must(s.Start(), "start davitd")
-	s.files = s.OpenFiles()
+	s.before = s.Node().Take()
 	for _, name := range []string{"failing", "hanging", "babbling", "lying"} {
 		conf(name)
 		time.Sleep(300 * time.Millisecond) // the directory is watched; its change has no answer to wait for

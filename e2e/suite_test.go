@@ -12,6 +12,7 @@ import (
 	"davit.dev/e2e/internal/crikit"
 	"davit.dev/e2e/internal/daemon"
 	"davit.dev/e2e/internal/fakeregistry"
+	"davit.dev/e2e/internal/leaks"
 	"davit.dev/e2e/internal/ociimage"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -31,16 +32,17 @@ type suite struct {
 	*testing.T
 	*daemon.Daemon
 	registry *fakeregistry.Registry
-	files    int // descriptors of the idle daemon
+	before   leaks.Census   // of the idle daemon
+	files    map[string]int // descriptors of a fresh pod's supervisor, by the pod's id
 }
 
-// begin starts a daemon without pods. At the end of the test all pods are removed, and nothing may
-// be left.
+// begin starts a daemon without pods. At the end of the test all pods and images are removed, and
+// nothing may be left.
 func begin(t *testing.T, options daemon.Options) *suite {
 	t.Helper()
 	s := prepare(t, options)
 	s.must(s.Daemon.Start(), "start davitd")
-	s.files = s.OpenFiles()
+	s.before = s.Node().Take()
 	return s
 }
 
@@ -51,16 +53,19 @@ func prepare(t *testing.T, options daemon.Options) *suite {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &suite{T: t, Daemon: d, registry: fakeregistry.Start(t)}
+	s := &suite{T: t, Daemon: d, registry: fakeregistry.Start(t), files: map[string]int{}}
 	t.Cleanup(s.end)
 	return s
 }
 
 func (s *suite) end() {
 	if s.Running() {
+		s.removeAllContainers()
+		s.supervisorsHoldNothing()
 		s.removeAllPods()
-		if left := s.AwaitClean(5 * time.Second); len(left) > 0 {
-			s.Errorf("left behind after all pods were removed:\n  %s", strings.Join(left, "\n  "))
+		s.removeAllImages()
+		if left := s.before.AwaitNoMore(s.Node, 5*time.Second); len(left) > 0 {
+			s.Errorf("left behind after all pods and images were removed:\n  %s", strings.Join(left, "\n  "))
 		}
 	}
 	if s.Failed() {
@@ -80,6 +85,52 @@ func (s *suite) removeAllPods() {
 	for _, pod := range list.Items {
 		if _, err := s.Runtime.RemovePodSandbox(s.ctx(), &cri.RemovePodSandboxRequest{PodSandboxId: pod.Id}); err != nil {
 			s.Errorf("remove pod %s: %v", pod.Id, err)
+		}
+	}
+}
+
+func (s *suite) removeAllContainers() {
+	list, err := s.Runtime.ListContainers(s.ctx(), &cri.ListContainersRequest{})
+	if err != nil {
+		s.Errorf("list containers: %v", err)
+		return
+	}
+	for _, container := range list.Containers {
+		if _, err := s.Runtime.RemoveContainer(s.ctx(), &cri.RemoveContainerRequest{ContainerId: container.Id}); err != nil {
+			s.Errorf("remove container %s: %v", container.Id, err)
+		}
+	}
+}
+
+func (s *suite) removeAllImages() {
+	list, err := s.Images.ListImages(s.ctx(), &cri.ListImagesRequest{})
+	if err != nil {
+		s.Errorf("list images: %v", err)
+		return
+	}
+	for _, image := range list.Images {
+		if _, err := s.Images.RemoveImage(s.ctx(), &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: image.Id}}); err != nil {
+			s.Errorf("remove image %s: %v", image.Id, err)
+		}
+	}
+}
+
+// supervisorsHoldNothing fails the test if a supervisor whose containers are gone has more open files
+// than it had before the first.
+func (s *suite) supervisorsHoldNothing() {
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		var more []string
+		for pod, pid := range s.Node().Supervisors() {
+			if before, known := s.files[pod]; known && len(leaks.Descriptors(pid)) > before {
+				more = append(more, fmt.Sprintf("pod %s: there were %d, and now: %s", pod, before, strings.Join(leaks.Descriptors(pid), ", ")))
+			}
+		}
+		if len(more) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.Errorf("open files of supervisors without containers:\n  %s", strings.Join(more, "\n  "))
+			return
 		}
 	}
 }
@@ -104,13 +155,8 @@ func (s *suite) nothingLeft(after string) {
 	if left := s.AwaitClean(5 * time.Second); len(left) > 0 {
 		s.Errorf("left behind after %s:\n  %s", after, strings.Join(left, "\n  "))
 	}
-	deadline := time.Now().Add(5 * time.Second)
-	for s.OpenFiles() > s.files+2 && time.Now().Before(deadline) {
-		time.Sleep(20 * time.Millisecond)
-	}
-	// The client's connection, and one that is being set up, come and go.
-	if files := s.OpenFiles(); files > s.files+2 {
-		s.Errorf("davitd has %d open files after %s; it had %d before", files, after, s.files)
+	if more := s.before.AwaitNoMoreFiles(s.Node, 5*time.Second); more != "" {
+		s.Errorf("after %s: %s", after, more)
 	}
 }
 
@@ -154,6 +200,9 @@ func (s *suite) runPod(config *cri.PodSandboxConfig) string {
 	s.Helper()
 	response, err := s.Runtime.RunPodSandbox(s.ctx(), &cri.RunPodSandboxRequest{Config: config})
 	s.must(err, "run pod "+config.Metadata.Name)
+	if pid := s.Node().Supervisors()[response.PodSandboxId]; pid != 0 {
+		s.files[response.PodSandboxId] = len(leaks.Descriptors(pid))
+	}
 	return response.PodSandboxId
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"davit.dev/e2e/internal/daemon"
 	"davit.dev/e2e/internal/fakeregistry"
+	"davit.dev/e2e/internal/leaks"
 	"davit.dev/e2e/internal/ociimage"
 	"google.golang.org/grpc"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -152,7 +153,7 @@ func (b *bench) connect() error {
 	if err != nil {
 		return err
 	}
-	b.fresh, err = pss(pid)
+	b.fresh, err = leaks.PSS(pid)
 	return err
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,24 +11,9 @@ import (
 
 	"davit.dev/e2e/internal/crikit"
 	"davit.dev/e2e/internal/daemon"
+	"davit.dev/e2e/internal/leaks"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
-
-// pss is the proportional set size of a process in bytes (proc(5), smaps_rollup).
-func pss(pid int) (int64, error) {
-	file, err := os.Open(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
-	if err != nil {
-		return 0, err
-	}
-	defer file.Close()
-	for scanner := bufio.NewScanner(file); scanner.Scan(); {
-		var kilobytes int64
-		if n, _ := fmt.Sscanf(scanner.Text(), "Pss: %d kB", &kilobytes); n == 1 {
-			return kilobytes << 10, nil
-		}
-	}
-	return 0, fmt.Errorf("no Pss in smaps_rollup of process %d", pid)
-}
 
 // commands of all processes, by pid.
 func commands() map[int]string {
@@ -50,7 +34,7 @@ func (b *bench) memory(network cri.NamespaceMode) error {
 	if err != nil {
 		return err
 	}
-	idle, err := pss(pid)
+	idle, err := leaks.PSS(pid)
 	if err != nil {
 		return err
 	}
@@ -91,14 +75,14 @@ func (b *bench) startResidents(network cri.NamespaceMode) ([]string, error) {
 }
 
 func (b *bench) reportMemory(pid int, idle int64, before map[int]string, took time.Duration, network cri.NamespaceMode) error {
-	busy, err := pss(pid)
+	busy, err := leaks.PSS(pid)
 	if err != nil {
 		return err
 	}
 	count, total := map[string]int{}, map[string]int64{}
 	for pid, comm := range commands() {
 		if before[pid] == "" && comm != "sleep" {
-			if size, err := pss(pid); err == nil && size > 0 {
+			if size, err := leaks.PSS(pid); err == nil && size > 0 {
 				count[comm]++
 				total[comm] += size
 			}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"davit.dev/e2e/internal/crikit"
+	"davit.dev/e2e/internal/leaks"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
@@ -221,9 +222,9 @@ func (d *Daemon) findPid() (int, error) {
 	if len(d.options.Wrapper) == 0 {
 		return d.command.Process.Pid, nil
 	}
-	for _, p := range processes() {
-		if p.exe == d.Binary("davitd") && strings.Contains(p.cmdline, d.ConfigFile()) && p.pid != d.command.Process.Pid {
-			return p.pid, nil
+	for _, p := range leaks.Processes() {
+		if p.Exe == d.Binary("davitd") && strings.Contains(p.Cmdline, d.ConfigFile()) && p.Pid != d.command.Process.Pid {
+			return p.Pid, nil
 		}
 	}
 	return 0, fmt.Errorf("no davitd found behind %v", d.options.Wrapper)

@@ -39,20 +39,6 @@ func (n *Network) WriteConfig(confDir string) error {
 	return os.WriteFile(filepath.Join(confDir, "10-davit.conflist"), []byte(conf), 0o644)
 }
 
-// leftovers are leased addresses and the ports of the bridge.
-func (n *Network) leftovers() []string {
-	var found []string
-	for what, pattern := range map[string]string{
-		"leased address": n.leases + "/" + n.Bridge + "/[0-9f]*", "link": "/sys/class/net/" + n.Bridge + "/brif/*",
-	} {
-		paths, _ := filepath.Glob(pattern)
-		for _, path := range paths {
-			found = append(found, what+" "+path)
-		}
-	}
-	return found
-}
-
 // Delete removes the bridge.
 func (n *Network) Delete() {
 	exec.Command("ip", "link", "delete", n.Bridge).Run()
