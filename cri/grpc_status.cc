@@ -2,6 +2,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/string_view.h"
+#include "runtime/sys/utf8.h"
 
 namespace davit::cri {
 namespace {
@@ -19,7 +20,7 @@ WireStatus ToWire(const absl::Status& status) {
   for (const absl::string_view prefix : kParsedByKubelet) {
     if (absl::StartsWith(message, prefix)) wire.code = static_cast<int>(absl::StatusCode::kUnknown);
   }
-  wire.message = std::string(message.substr(0, kMaxMessage));
+  wire.message = std::string(sys::TruncateUtf8(sys::ValidUtf8(message), kMaxMessage));
   return wire;
 }
 

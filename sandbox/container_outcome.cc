@@ -5,12 +5,13 @@
 #include "absl/strings/str_cat.h"
 #include "proto/supervisor.pb.h"
 #include "runtime/sys/errno.h"
+#include "runtime/sys/utf8.h"
 
 namespace davit::sandbox {
 
 Outcome OutcomeOf(int wait_status, bool oom_killed, absl::string_view message) {
   Outcome outcome;
-  outcome.message = std::string(message);
+  outcome.message = sys::ValidUtf8(message);
   outcome.exit_code =
       WIFSIGNALED(wait_status) ? 128 + WTERMSIG(wait_status) : WEXITSTATUS(wait_status);
   if (oom_killed && outcome.exit_code == kKilledExitCode) {
@@ -28,7 +29,7 @@ Outcome OutcomeOf(const supervisor::v1::ContainerState& state) {
     outcome.reason = kReasonStartError;
     outcome.message = state.message().empty() ? absl::StrCat("the command cannot be executed: ",
                                                              sys::ErrnoName(state.start_errno()))
-                                              : state.message();
+                                              : sys::ValidUtf8(state.message());
     return outcome;
   }
   return OutcomeOf(state.wait_status(), state.oom_killed(), state.message());

@@ -33,6 +33,14 @@ TEST(ContainerOutcomeTest, OomKilledNeedsBothTheEventAndTheKill) {
   EXPECT_EQ(OutcomeOf(Exited(0), true, "").reason, "Completed");
 }
 
+TEST(ContainerOutcomeTest, AMessageIsUtf8WhateverItQuotes) {
+  EXPECT_EQ(OutcomeOf(0, false, "exec /\xff").message, "exec /\xef\xbf\xbd");
+  supervisor::v1::ContainerState state;
+  state.set_start_errno(2);
+  state.set_message("exec /\xff");
+  EXPECT_EQ(OutcomeOf(state).message, "exec /\xef\xbf\xbd");
+}
+
 TEST(ContainerOutcomeTest, APayloadThatCouldNotBeExecutedIsAStartError) {
   supervisor::v1::ContainerState state;
   state.set_start_errno(ENOENT);

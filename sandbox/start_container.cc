@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "runtime/sys/errno.h"
+#include "runtime/sys/utf8.h"
 #include "sandbox/container_outcome.h"
 #include "sandbox/manager_impl.h"
 #include "sandbox/notification.h"
@@ -71,7 +72,7 @@ void ManagerImpl::StartFailed(const ContainerPtr& container, const absl::Status&
     view->reason = kReasonStartError;
     view->exit_code = kStartErrorExitCode;
     if (view->finished_at == 0) view->finished_at = NowNanos();
-    if (view->message.empty()) view->message = std::string(why.message());
+    if (view->message.empty()) view->message = sys::ValidUtf8(why.message());
   };
   if (container->phase() == ContainerPhase::kExited) {
     container->Edit(describe);

@@ -12,6 +12,7 @@
 #include "proto/supervisor.pb.h"
 #include "runtime/sys/errno.h"
 #include "runtime/sys/file.h"
+#include "runtime/sys/utf8.h"
 
 namespace davit::sandbox {
 namespace {
@@ -125,7 +126,7 @@ absl::Status StatusWriter::Write(const ContainerState& state) {
   const ContainerState* record = &state;
   if (state.message().size() > kStatusMaxMessage) {
     shortened = state;
-    shortened.mutable_message()->resize(kStatusMaxMessage);
+    shortened.set_message(std::string(sys::TruncateUtf8(state.message(), kStatusMaxMessage)));
     record = &shortened;
   }
   char slot[kStatusSlotSize] = {};

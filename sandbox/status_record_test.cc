@@ -144,6 +144,18 @@ TEST_F(StatusRecordTest, AReopenedFileIsContinued) {
   EXPECT_EQ(ReadStatus(path_)->pid(), 2);
 }
 
+TEST_F(StatusRecordTest, ALongMessageIsCutBetweenCharacters) {
+  auto writer = StatusWriter::Open(path_);
+  ContainerState state = State(1);
+  std::string message = "m";
+  while (message.size() <= kStatusMaxMessage) message += "\xe2\x82\xac";
+  state.set_message(message);
+  ASSERT_TRUE(writer->Write(state).ok());
+  const auto read = ReadStatus(path_);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ((read->message().size() - 1) % 3, 0u);
+}
+
 TEST_F(StatusRecordTest, ALongMessageIsCutAndALongIdRefused) {
   auto writer = StatusWriter::Open(path_);
   ContainerState state = State(1);

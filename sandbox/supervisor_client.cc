@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -17,10 +18,57 @@ namespace davit::sandbox {
 namespace {
 
 using supervisor::v1::FromSupervisor;
+using supervisor::v1::Reply;
 using supervisor::v1::ToSupervisor;
+
+// Packets taken before everything else on the loop gets its turn.
+constexpr int kFairShare = 64;
 
 absl::Status ConnectionGone() {
   return absl::UnavailableError("the connection to the pod's supervisor is down");
+}
+
+absl::Status Violation(absl::string_view what) {
+  return absl::DataLossError(absl::StrCat("the pod's supervisor sent ", what));
+}
+
+// The result that a request is answered with when it succeeds.
+Reply::ResultCase ResultOf(ToSupervisor::RequestCase request) {
+  switch (request) {
+    case ToSupervisor::kHello:
+      return Reply::kHello;
+    case ToSupervisor::kCreateContainer:
+      return Reply::kCreateContainer;
+    case ToSupervisor::kStartContainer:
+      return Reply::kStartContainer;
+    case ToSupervisor::kExec:
+      return Reply::kExec;
+    default:
+      return Reply::RESULT_NOT_SET;
+  }
+}
+
+// davitd reads from it on its loop: a file of another kind could block there.
+bool IsTerminalMaster(int fd) {
+  unsigned int number;
+  return ioctl(fd, TIOCGPTN, &number) == 0;
+}
+
+// Nothing has been promised to whoever finds less in a reply than the protocol says.
+absl::Status CheckReply(ToSupervisor::RequestCase request, bool wants_terminal, const Reply& reply,
+                        const std::vector<sys::UniqueFd>& fds) {
+  const bool failed = reply.has_error();
+  const Reply::ResultCase result = failed ? Reply::RESULT_NOT_SET : ResultOf(request);
+  if (reply.result_case() != result) return Violation("a reply of another kind than was asked for");
+  const size_t expected = wants_terminal && !failed ? 1 : 0;
+  if (fds.size() != expected) {
+    return Violation(
+        absl::StrCat("a reply with ", fds.size(), " descriptors instead of ", expected));
+  }
+  if (expected == 1 && !IsTerminalMaster(fds[0].get())) {
+    return Violation("a descriptor that is no terminal");
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -71,6 +119,8 @@ void SupervisorClient::Call(ToSupervisor request, std::span<const int> fds, absl
     if (connected_) {
       id = next_id_++;
       Pending& pending = pending_[id];
+      pending.request = request.request_case();
+      pending.wants_terminal = request.exec().tty();
       pending.callback = callback;
       pending.timer =
           loop_->After(timeout, [self = shared_from_this(), id] { self->OnTimeout(id); });
@@ -141,7 +191,7 @@ void SupervisorClient::Close() {
 }
 
 void SupervisorClient::OnReadable() {
-  for (;;) {
+  for (int i = 0; i < kFairShare; ++i) {
     if (!connected()) return;
     auto packet = sys::ReceivePacket(socket_.get());
     if (!packet.ok()) {
@@ -149,45 +199,58 @@ void SupervisorClient::OnReadable() {
       return Fail(packet.status(), true);
     }
     FromSupervisor message;
-    if (!message.ParseFromString(packet->data)) {
-      return Fail(absl::DataLossError("the pod's supervisor sent what is not a message"), true);
-    }
-    OnMessage(std::move(message), std::move(packet->fds));
+    if (!message.ParseFromString(packet->data)) return Fail(Violation("what is no message"), true);
+    const absl::Status taken = OnMessage(std::move(message), std::move(packet->fds));
+    if (!taken.ok()) return Fail(taken, true);
   }
 }
 
-void SupervisorClient::OnMessage(FromSupervisor message, std::vector<sys::UniqueFd> fds) {
+absl::Status SupervisorClient::OnMessage(FromSupervisor message, std::vector<sys::UniqueFd> fds) {
+  if (message.message_case() == FromSupervisor::kReply) {
+    return OnReply(std::move(*message.mutable_reply()), std::move(fds));
+  }
+  if (!fds.empty()) return Violation("an event with descriptors");
   switch (message.message_case()) {
-    case FromSupervisor::kReply:
-      return OnReply(std::move(*message.mutable_reply()), std::move(fds));
     case FromSupervisor::kExecExited: {
       ExecCallback callback;
       {
         sys::MutexLock lock(&mutex_);
         const auto it = execs_.find(message.exec_exited().exec_id());
-        if (it == execs_.end()) return;
+        if (it == execs_.end()) return absl::OkStatus();
         callback = std::move(it->second);
         execs_.erase(it);
       }
-      return callback(std::move(*message.mutable_exec_exited()));
+      callback(std::move(*message.mutable_exec_exited()));
+      return absl::OkStatus();
     }
+    case FromSupervisor::MESSAGE_NOT_SET:
+      return absl::OkStatus();  // an event that a newer supervisor knows
     default:
       if (listener_.event) listener_.event(message);
+      return absl::OkStatus();
   }
 }
 
-void SupervisorClient::OnReply(supervisor::v1::Reply reply, std::vector<sys::UniqueFd> fds) {
+absl::Status SupervisorClient::OnReply(Reply reply, std::vector<sys::UniqueFd> fds) {
   Callback callback;
   {
     sys::MutexLock lock(&mutex_);
+    if (reply.request_id() == 0 || reply.request_id() >= next_id_) {
+      return Violation("a reply to what it was never asked");
+    }
     const auto it = pending_.find(reply.request_id());
-    if (it == pending_.end()) return;  // its caller has given up
+    if (it == pending_.end()) return absl::OkStatus();  // its caller has given up
+    DAVIT_RETURN_IF_ERROR(CheckReply(it->second.request, it->second.wants_terminal, reply, fds));
     callback = std::move(it->second.callback);
     loop_->Cancel(it->second.timer);
     pending_.erase(it);
   }
-  if (reply.has_error()) return callback(ErrorStatus(reply.error()));
-  callback(Answer{std::move(reply), std::move(fds)});
+  if (reply.has_error()) {
+    callback(ErrorStatus(reply.error()));
+  } else {
+    callback(Answer{std::move(reply), std::move(fds)});
+  }
+  return absl::OkStatus();
 }
 
 void SupervisorClient::OnTimeout(uint64_t request_id) {

@@ -22,6 +22,11 @@ namespace davit::sandbox {
 // davitd's end of the connection to one supervisor (proto/supervisor.proto): requests with
 // deadlines, any number in flight, and events. Served by the loop that is given; thread-safe.
 // All callbacks run on the loop's thread and must not block.
+//
+// A supervisor is not trusted to keep to the protocol: what is no message, too large, a reply to
+// what was never asked or of another kind than was asked for, or comes with descriptors that do not
+// belong there, ends the connection (DataLoss); and one that never stops talking gets no more than
+// its share of the loop.
 class SupervisorClient : public std::enable_shared_from_this<SupervisorClient> {
  public:
   struct Listener {
@@ -65,14 +70,17 @@ class SupervisorClient : public std::enable_shared_from_this<SupervisorClient> {
 
  private:
   struct Pending {
+    supervisor::v1::ToSupervisor::RequestCase request;
+    bool wants_terminal = false;  // an Exec whose reply carries the pty
     Callback callback;
     IoLoop::Handle timer = 0;
   };
 
   SupervisorClient(IoLoop* loop, sys::UniqueFd socket, Listener listener);
   void OnReadable();
-  void OnMessage(supervisor::v1::FromSupervisor message, std::vector<sys::UniqueFd> fds);
-  void OnReply(supervisor::v1::Reply reply, std::vector<sys::UniqueFd> fds);
+  // DataLoss: the message breaks the protocol.
+  absl::Status OnMessage(supervisor::v1::FromSupervisor message, std::vector<sys::UniqueFd> fds);
+  absl::Status OnReply(supervisor::v1::Reply reply, std::vector<sys::UniqueFd> fds);
   void OnTimeout(uint64_t request_id);
   // On the loop: ends the connection because of `why`.
   void Fail(const absl::Status& why, bool tell);

@@ -1,8 +1,14 @@
 #include "sandbox/supervisor_client.h"
 
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <optional>
+#include <string>
+#include <thread>
 #include <utility>
 
 #include "gtest/gtest.h"
@@ -44,6 +50,12 @@ class SupervisorClientTest : public ::testing::Test {
     request.mutable_start_container()->set_container_id(id);
     return request;
   }
+  static ToSupervisor ExecInTerminal() {
+    ToSupervisor request;
+    request.mutable_exec()->set_exec_id("e");
+    request.mutable_exec()->set_tty(true);
+    return request;
+  }
   ToSupervisor Receive(std::vector<sys::UniqueFd>* fds = nullptr) {
     auto packet = sys::ReceivePacket(peer_.get());
     EXPECT_TRUE(packet.ok()) << packet.status();
@@ -58,7 +70,14 @@ class SupervisorClientTest : public ::testing::Test {
   static FromSupervisor ReplyTo(const ToSupervisor& request) {
     FromSupervisor message;
     message.mutable_reply()->set_request_id(request.request_id());
+    if (request.has_start_container()) message.mutable_reply()->mutable_start_container();
     return message;
+  }
+  // The connection has been ended because of what the supervisor sent.
+  void ExpectEnded() {
+    closed_seen_.WaitForNotification();
+    EXPECT_EQ(closed_.code(), absl::StatusCode::kDataLoss) << closed_;
+    EXPECT_FALSE(client_->connected());
   }
 
   std::unique_ptr<IoLoop> loop_;
@@ -102,14 +121,18 @@ TEST_F(SupervisorClientTest, DescriptorsTravelBothWays) {
   auto plan = sys::SealedMemfd("plan", "the plan");
   PendingCall call;
   const int fds[] = {plan->get()};
-  client_->Call(Start("a"), fds, absl::InfiniteDuration(), call.Callback());
+  client_->Call(ExecInTerminal(), fds, absl::InfiniteDuration(), call.Callback());
   std::vector<sys::UniqueFd> received;
-  const ToSupervisor request = Receive(&received);
+  FromSupervisor reply = ReplyTo(Receive(&received));
   ASSERT_EQ(received.size(), 1u);
   EXPECT_EQ(*sys::ReadFd(received[0].get(), 100, "plan"), "the plan");
-  const int back[] = {received[0].get()};
-  Send(ReplyTo(request), back);
+  const sys::UniqueFd terminal(posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC));
+  ASSERT_TRUE(terminal.ok());
+  const int back[] = {terminal.get()};
+  reply.mutable_reply()->mutable_exec();
+  Send(reply, back);
   call.done.WaitForNotification();
+  ASSERT_TRUE(call.answer->ok()) << call.answer->status();
   EXPECT_EQ((*call.answer)->fds.size(), 1u);
 }
 
@@ -117,6 +140,7 @@ TEST_F(SupervisorClientTest, TheSupervisorsErrorComesWithItsCodeAndSentence) {
   PendingCall call;
   client_->Call(Start("a"), {}, absl::InfiniteDuration(), call.Callback());
   FromSupervisor reply = ReplyTo(Receive());
+  reply.mutable_reply()->clear_result();
   reply.mutable_reply()->mutable_error()->set_code(
       static_cast<int>(absl::StatusCode::kPermissionDenied));
   reply.mutable_reply()->mutable_error()->set_message("mount /x: not permitted");
@@ -183,8 +207,106 @@ TEST_F(SupervisorClientTest, WhenThePeerGoesEverythingPendingFailsAndTheListener
 
 TEST_F(SupervisorClientTest, GarbageEndsTheConnection) {
   ASSERT_TRUE(sys::SendPacket(peer_.get(), "\xff\xff\xff", {}).ok());
+  ExpectEnded();
+}
+
+TEST_F(SupervisorClientTest, AMessageThatIsCutShortEndsTheConnection) {
+  FromSupervisor event;
+  event.mutable_container_exited()->mutable_state()->set_container_id("a container's id");
+  const std::string whole = event.SerializeAsString();
+  ASSERT_TRUE(sys::SendPacket(peer_.get(), whole.substr(0, whole.size() - 3), {}).ok());
+  ExpectEnded();
+}
+
+TEST_F(SupervisorClientTest, APacketThatIsTooLargeEndsTheConnection) {
+  const std::string large(sys::kMaxPacket + 1, '\n');
+  ASSERT_EQ(send(peer_.get(), large.data(), large.size(), 0), static_cast<ssize_t>(large.size()));
+  ExpectEnded();
+}
+
+TEST_F(SupervisorClientTest, AnEmptyPacketEndsTheConnection) {
+  ASSERT_EQ(send(peer_.get(), "", 0, 0), 0);
   closed_seen_.WaitForNotification();
-  EXPECT_EQ(closed_.code(), absl::StatusCode::kDataLoss);
+  EXPECT_FALSE(client_->connected());
+}
+
+TEST_F(SupervisorClientTest, AReplyOfAnotherKindEndsTheConnectionAndFailsTheCall) {
+  PendingCall call;
+  client_->Call(Start("a"), {}, absl::InfiniteDuration(), call.Callback());
+  FromSupervisor reply = ReplyTo(Receive());
+  reply.mutable_reply()->mutable_exec();
+  Send(reply);
+  call.done.WaitForNotification();
+  EXPECT_TRUE(absl::IsUnavailable(call.answer->status()));
+  ExpectEnded();
+}
+
+TEST_F(SupervisorClientTest, AReplyWithoutItsResultEndsTheConnection) {
+  PendingCall call;
+  client_->Call(Start("a"), {}, absl::InfiniteDuration(), call.Callback());
+  FromSupervisor reply = ReplyTo(Receive());
+  reply.mutable_reply()->clear_result();
+  Send(reply);
+  ExpectEnded();
+}
+
+TEST_F(SupervisorClientTest, AReplyToWhatWasNeverAskedEndsTheConnection) {
+  FromSupervisor reply;
+  reply.mutable_reply()->set_request_id(4711);
+  Send(reply);
+  ExpectEnded();
+}
+
+TEST_F(SupervisorClientTest, DescriptorsThatNobodyAskedForEndTheConnectionAndAreClosed) {
+  auto pair = sys::SeqpacketPair();
+  PendingCall call;
+  client_->Call(Start("a"), {}, absl::InfiniteDuration(), call.Callback());
+  const int fds[] = {pair->first.get()};
+  Send(ReplyTo(Receive()), fds);
+  ExpectEnded();
+  pair->first.reset();
+  // The last copy is gone.
+  EXPECT_EQ(sys::ReceivePacket(pair->second.get()).status().code(), absl::StatusCode::kOutOfRange);
+}
+
+TEST_F(SupervisorClientTest, AnEventWithDescriptorsEndsTheConnection) {
+  FromSupervisor event;
+  event.mutable_out_of_memory()->set_container_id("c");
+  const int fds[] = {STDERR_FILENO};
+  Send(event, fds);
+  ExpectEnded();
+}
+
+TEST_F(SupervisorClientTest, ATerminalThatIsNoneOrMissingEndsTheConnection) {
+  PendingCall call;
+  client_->Call(ExecInTerminal(), {}, absl::InfiniteDuration(), call.Callback());
+  FromSupervisor reply = ReplyTo(Receive());
+  reply.mutable_reply()->mutable_exec();
+  const auto file = sys::SealedMemfd("file", "no terminal");
+  const int fds[] = {file->get()};
+  Send(reply, fds);
+  call.done.WaitForNotification();
+  EXPECT_TRUE(absl::IsUnavailable(call.answer->status()));
+  ExpectEnded();
+}
+
+TEST_F(SupervisorClientTest, ASupervisorThatNeverStopsTalkingDoesNotKeepTheLoop) {
+  std::atomic<bool> stop = false;
+  std::thread talker([&] {
+    FromSupervisor event;
+    event.mutable_exec_exited()->set_exec_id("unknown");
+    const std::string bytes = event.SerializeAsString();
+    while (!stop && sys::SendPacket(peer_.get(), bytes, {}).ok()) {
+    }
+  });
+  for (int i = 0; i < 20; ++i) {
+    Notification turn;
+    loop_->Post([&] { turn.Notify(); });
+    turn.WaitForNotification();
+  }
+  stop = true;
+  client_->Close();
+  talker.join();
 }
 
 TEST_F(SupervisorClientTest, CloseFailsPendingCallsButDoesNotTellTheListener) {

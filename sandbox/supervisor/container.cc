@@ -49,7 +49,7 @@ int64_t NowNanoseconds() {
 
 void SetError(const absl::Status& status, Error* error) {
   error->set_code(static_cast<int>(status.code()));
-  error->set_message(std::string(status.message()));
+  error->set_message(MessageOf(status));
 }
 
 Container::Container(const PodTools& tools, std::string id, Observer observer)
@@ -206,7 +206,7 @@ void Container::UndoCreation() {
   ReleaseRootfs([this] {
     session_.Undo(kReleasePatience, [this](const absl::Status& status) {
       if (!status.ok()) {
-        creation_error_.mutable_message()->append("; and then: " + std::string(status.message()));
+        creation_error_.mutable_message()->append("; and then: " + MessageOf(status));
       }
       std::exchange(create_done_, nullptr)(&creation_error_);
       FinishRemoval(absl::OkStatus());
@@ -220,7 +220,7 @@ void Container::OnFailed(const Session::Failed& failed) {
     if (failed.error_number == 0) return OnExited(failed.wait_status);
     FillError(failed, &start_error_);
     state_.set_start_errno(failed.error_number);
-    state_.set_message(std::string(failed.status.message()));
+    state_.set_message(start_error_.message());
     return Ended(kStartErrorStatus);
   }
   if (!abandoned_) {

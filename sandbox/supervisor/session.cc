@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "runtime/sys/errno.h"
 #include "runtime/sys/spawn.h"
+#include "runtime/sys/utf8.h"
 #include "sandbox/supervisor/cgroup_watch.h"
 
 namespace davit::sandbox {
@@ -19,6 +20,8 @@ using runtime::stage::Launch;
 
 namespace {
 
+// Far below what a packet holds, and more than a sentence with two paths needs.
+constexpr size_t kMaxMessage = 16 * 1024;
 constexpr absl::Duration kFirstUndoDelay = absl::Milliseconds(1);
 constexpr absl::Duration kLongestUndoDelay = absl::Milliseconds(50);
 
@@ -29,10 +32,14 @@ std::string DescribeEnd(int wait_status) {
 
 }  // namespace
 
+std::string MessageOf(const absl::Status& status) {
+  return std::string(sys::TruncateUtf8(sys::ValidUtf8(status.message()), kMaxMessage));
+}
+
 void FillError(const Session::Failed& failed, supervisor::v1::Error* error) {
   error->set_code(static_cast<int>(failed.status.code()));
-  error->set_message(std::string(failed.status.message()));
-  error->set_operation(failed.operation);
+  error->set_message(MessageOf(failed.status));
+  error->set_operation(sys::ValidUtf8(failed.operation));
   error->set_error_number(failed.error_number);
 }
 

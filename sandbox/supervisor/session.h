@@ -111,6 +111,9 @@ class Session {
   std::function<void(absl::Status)> undo_done_;
 };
 
+// A message as a protobuf string takes it: it quotes paths and commands, which need not be UTF-8.
+std::string MessageOf(const absl::Status& status);
+
 // The failure as the protocol tells it.
 void FillError(const Session::Failed& failed, supervisor::v1::Error* error);
 

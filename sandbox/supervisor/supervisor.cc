@@ -13,6 +13,7 @@
 #include "runtime/plan/plan.h"
 #include "runtime/sys/errno.h"
 #include "runtime/sys/spawn.h"
+#include "runtime/sys/utf8.h"
 
 namespace davit::sandbox {
 namespace {
@@ -124,7 +125,7 @@ void Supervisor::Hello(Origin origin) {
     ContainerState* state = hello->add_containers();
     *state = container->state();
     if (state->message().size() > kMaxHelloMessage) {
-      state->mutable_message()->resize(kMaxHelloMessage);
+      state->set_message(std::string(sys::TruncateUtf8(state->message(), kMaxHelloMessage)));
     }
   }
   Answer(origin, std::move(reply));
