@@ -229,11 +229,12 @@ TEST_F(UnpackClientTest, AKilledHelperFailsThisLayerAndNothingElse) {
   ASSERT_TRUE(unpacker->Write(piece).ok());
   const pid_t pid = ChildPid();
   ASSERT_GT(pid, 1);
-  ASSERT_EQ(kill(pid, SIGSEGV), 0);
+  // A crash, but not by a signal that the sanitizers make an exit of.
+  ASSERT_EQ(kill(pid, SIGILL), 0);
   absl::Status status;
   while (status.ok()) status = unpacker->Write(piece);
   EXPECT_TRUE(absl::IsInternal(status)) << status;
-  EXPECT_TRUE(absl::StrContains(status.message(), "killed by signal 11")) << status;
+  EXPECT_TRUE(absl::StrContains(status.message(), "killed by signal 4")) << status;
   EXPECT_EQ(kill(pid, 0), -1);
 
   TempDir other;

@@ -25,6 +25,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "runtime/sys/clone_vm.h"
 #include "runtime/sys/file.h"
 #include "runtime/sys/unique_fd.h"
 
@@ -127,24 +128,32 @@ class ProbeStack {
   ProbeStack(const ProbeStack&) = delete;
   ProbeStack& operator=(const ProbeStack&) = delete;
   bool ok() const { return base_ != MAP_FAILED; }
-  void* top() const { return static_cast<char*>(base_) + kSize; }
+  // For clone_args.
+  uint64_t base() const { return reinterpret_cast<uint64_t>(base_); }
+  static constexpr uint64_t size() { return kSize; }
 
  private:
   static constexpr size_t kSize = 64 * 1024;
   void* const base_;
 };
 
-ProbeChild CloneChild(const ProbeStack& stack, int flags, int (*function)(void*), void* argument) {
+ProbeChild CloneChild(const ProbeStack& stack, uint64_t flags, int (*function)(void*),
+                      void* argument) {
   ProbeChild child;
   if (!stack.ok()) return child;
+  int pidfd = -1;
+  clone_args arguments{};
+  arguments.flags = CLONE_VM | CLONE_PIDFD | flags;
+  arguments.pidfd = reinterpret_cast<uint64_t>(&pidfd);
+  arguments.exit_signal = SIGCHLD;
+  arguments.stack = stack.base();
+  arguments.stack_size = ProbeStack::size();
   // Handlers would run on shared memory.
   sigset_t all;
   sigset_t old;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
-  int pidfd = -1;
-  child.pid =
-      clone(function, stack.top(), CLONE_VM | CLONE_PIDFD | SIGCHLD | flags, argument, &pidfd);
+  child.pid = static_cast<pid_t>(CloneVm(&arguments, function, argument));
   pthread_sigmask(SIG_SETMASK, &old, nullptr);
   if (child.pid > 0) child.pidfd = UniqueFd(pidfd);
   return child;
@@ -155,7 +164,7 @@ void Reap(pid_t pid) {
   }
 }
 
-int ExitAtOnce(void*) {
+DAVIT_NO_SANITIZE int ExitAtOnce(void*) {
   syscall(SYS_exit, 7);
   return 0;
 }
@@ -187,7 +196,7 @@ struct UserNamespaceChild {
 };
 
 // Keeps the new user namespace alive until the parent closes its end of the pipe.
-int WaitForEnd(void* opaque) {
+DAVIT_NO_SANITIZE int WaitForEnd(void* opaque) {
   const int fd = static_cast<UserNamespaceChild*>(opaque)->wait_fd;
   char byte;
   syscall(SYS_read, fd, &byte, 1);

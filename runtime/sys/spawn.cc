@@ -19,16 +19,13 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "runtime/sys/clone_vm.h"
 #include "runtime/sys/errno.h"
 
 namespace davit::sys {
 namespace {
 
 constexpr size_t kStackSize = 64 * 1024;
-
-// The sanitizers' bookkeeping is the parent's too while memory is shared: the child's code is kept
-// out of it, calls nothing but raw system calls, and reads nothing but plain arrays.
-#define DAVIT_NO_SANITIZE __attribute__((no_sanitize("thread", "address", "undefined"), noinline))
 
 // The kernel's struct sigaction (arch/x86): glibc's wrapper would be intercepted.
 struct KernelSigaction {
@@ -125,33 +122,6 @@ std::vector<char*> Pointers(const std::vector<std::string>& strings) {
   return pointers;
 }
 
-#if defined(__x86_64__)
-// clone3 with CLONE_VM needs a stack of its own and code that touches nothing of the parent's frame
-// in the child; glibc has no wrapper that takes CLONE_INTO_CGROUP.
-DAVIT_NO_SANITIZE long CloneVm(clone_args* arguments, size_t size, int (*function)(void*),
-                               void* argument) {
-  long result;
-  asm volatile(
-      "syscall\n\t"
-      "test %%rax, %%rax\n\t"
-      "jnz 1f\n\t"
-      "xor %%ebp, %%ebp\n\t"
-      "mov %[argument], %%rdi\n\t"
-      "call *%[function]\n\t"
-      "mov %%eax, %%edi\n\t"
-      "mov $60, %%eax\n\t"
-      "syscall\n\t"
-      "1:\n\t"
-      : "=a"(result)
-      : "0"(static_cast<long>(SYS_clone3)), "D"(arguments),
-        "S"(size), [function] "r"(function), [argument] "r"(argument)
-      : "rcx", "r11", "memory");
-  return result;
-}
-#else
-#error "CloneVm is written for x86_64; add this architecture's clone3 call"
-#endif
-
 }  // namespace
 
 absl::StatusOr<SpawnedProcess> Spawn(const SpawnOptions& options) {
@@ -200,7 +170,7 @@ absl::StatusOr<SpawnedProcess> Spawn(const SpawnOptions& options) {
   sigset_t old;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
-  const long pid = CloneVm(&arguments, sizeof arguments, RunChild, &child);
+  const long pid = CloneVm(&arguments, RunChild, &child);
   pthread_sigmask(SIG_SETMASK, &old, nullptr);
 
   const std::string& what = options.path.empty() ? options.argv.front() : options.path;
