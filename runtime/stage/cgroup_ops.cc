@@ -123,18 +123,21 @@ int MakeCgroup(Stage& stage, const Op& op) {
 }
 
 int UndoCgroup(Stage& stage, const Op& op, const Trace& trace) {
-  if (trace.made == 0) return 0;
-  const char* path = stage.String(op.s);
+  return RemoveMadeGroup(stage.String(op.s), trace.made, stage.buffer);
+}
+
+int RemoveMadeGroup(const char* path, uint32_t made, char* buffer) {
+  if (made == 0) return 0;
   const size_t length = strlen(path);
   if (length >= kPathBuffer) return -ENAMETOOLONG;
-  memcpy(stage.buffer, path, length + 1);
-  for (uint16_t i = 0; i < trace.made; ++i) {
+  memcpy(buffer, path, length + 1);
+  for (uint32_t i = 0; i < made; ++i) {
     // Below its own group everything is the container's; a parent is removed only if it is empty.
-    const int result = RemoveGroup(AT_FDCWD, stage.buffer, i == 0 ? 0 : kMaxGroupDepth);
+    const int result = RemoveGroup(AT_FDCWD, buffer, i == 0 ? 0 : kMaxGroupDepth);
     // Others may have moved into a parent meanwhile: it is theirs then.
     if (result < 0) return i == 0 ? result : 0;
-    char* slash = strrchr(stage.buffer, '/');
-    if (slash == nullptr || slash == stage.buffer) break;
+    char* slash = strrchr(buffer, '/');
+    if (slash == nullptr || slash == buffer) break;
     *slash = '\0';
   }
   return 0;

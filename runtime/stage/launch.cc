@@ -37,9 +37,9 @@ class Map {
   Map(const Map&) = delete;
   Map& operator=(const Map&) = delete;
 
-  absl::Status Shared(size_t size) {
-    return Take(mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0),
-                size, "map shared memory");
+  absl::Status Shared(int fd, size_t size) {
+    return Take(mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), size,
+                "map shared memory");
   }
   absl::Status File(int fd, size_t limit, const char* what) {
     struct stat st;
@@ -66,6 +66,16 @@ class Map {
   void* data_ = nullptr;
   size_t size_ = 0;
 };
+
+// A file without a name, so that it can be mapped again by a program that takes the creator's
+// place.
+absl::StatusOr<sys::UniqueFd> SharedFile(size_t size) {
+  sys::UniqueFd file(memfd_create("davit-stage", MFD_CLOEXEC));
+  if (!file.ok() || ftruncate(file.get(), static_cast<off_t>(size)) != 0) {
+    return sys::ErrnoStatus(errno, "make shared memory");
+  }
+  return file;
+}
 
 size_t SharedSize(const plan::Header& header) {
   const size_t traces = (size_t{header.parent_count} + header.child_count) * sizeof(Trace);
@@ -110,6 +120,7 @@ class PidNamespaceForChildren {
 struct Launch::Mapping {
   Map plan;
   Map shared;
+  sys::UniqueFd shared_file;  // until the payload runs
   Map seccomp;
   Stage stage;
   std::vector<int32_t> child_fds;
@@ -129,7 +140,8 @@ struct Launch::Mapping {
           absl::StrCat("the plan is not sound: ", error));
     }
     stage.view = plan::View(bytes);
-    DAVIT_RETURN_IF_ERROR(shared.Shared(SharedSize(header())));
+    DAVIT_ASSIGN_OR_RETURN(shared_file, SharedFile(SharedSize(header())));
+    DAVIT_RETURN_IF_ERROR(shared.Shared(shared_file.get(), SharedSize(header())));
     stage.shared = new (shared.data()) Shared();
     stage.fds = stage.shared->fds;
     for (uint32_t i = 0; i < header().slot_count; ++i) stage.fds[i] = -1;
@@ -221,6 +233,34 @@ absl::Status Failure::ToStatus() const {
   }
   return JoinError(error_number, what);
 }
+
+// In place of the plan, in a launch that another program has begun.
+struct Launch::Carried {
+  std::vector<LaunchState::Group> groups;
+  std::vector<LaunchState::Step> steps;
+  sys::UniqueFd cgroup;
+
+  Failure FailureAt(int32_t number, int error) const {
+    for (const LaunchState::Step& step : steps) {
+      if (step.number == number) return {step.operation, step.object, error};
+    }
+    return {.operation = "start", .object = "", .error_number = error};
+  }
+
+  absl::Status Undo() {
+    char buffer[kPathBuffer];
+    cgroup.reset();
+    for (; !groups.empty(); groups.pop_back()) {
+      const int result =
+          RemoveMadeGroup(groups.back().directory.c_str(), groups.back().made, buffer);
+      if (result < 0) {
+        return sys::ErrnoStatus(-result, absl::StrCat("undo \"", OpName(plan::Code::kMakeCgroup),
+                                                      "\" of ", groups.back().directory));
+      }
+    }
+    return absl::OkStatus();
+  }
+};
 
 Launch::Launch() : mapping_(std::make_unique<Mapping>()) {}
 
@@ -385,9 +425,12 @@ Event Launch::Read() {
     }
     // Failed, or the end of the stream: execve has closed it, or death has.
     report_.reset();
+    mapping_->shared_file.reset();
     if (shared.failed_op < 0 && shared.executing != 0) return Event::kRunning;
-    failure_ = mapping_->FailureAt(shared.failed_op >= 0 ? shared.failed_op : shared.current_op,
-                                   shared.failed_op >= 0 ? shared.error : 0);
+    const int32_t op = shared.failed_op >= 0 ? shared.failed_op : shared.current_op;
+    const int error = shared.failed_op >= 0 ? shared.error : 0;
+    failure_ =
+        carried_ != nullptr ? carried_->FailureAt(op, error) : mapping_->FailureAt(op, error);
     return Event::kFailed;
   }
 }
@@ -401,13 +444,14 @@ absl::Status Launch::Start() {
 }
 
 int Launch::cgroup_fd() const {
+  if (carried_ != nullptr) return carried_->cgroup.get();
   const int32_t slot = mapping_->header().clone_cgroup;
   return slot < 0 ? -1 : mapping_->stage.fds[slot];
 }
 
 void Launch::CloseSlots() {
   Stage& stage = mapping_->stage;
-  if (stage.shared == nullptr) return;
+  if (stage.shared == nullptr || carried_ != nullptr) return;
   const plan::Header& header = mapping_->header();
   for (int32_t slot = 0; slot < static_cast<int32_t>(header.slot_count); ++slot) {
     if (slot < plan::kExternalSlots) {
@@ -419,6 +463,7 @@ void Launch::CloseSlots() {
 }
 
 absl::Status Launch::Undo() {
+  if (carried_ != nullptr) return carried_->Undo();
   CloseSlots();
   if (const int32_t slot = mapping_->header().clone_cgroup; slot >= 0) mapping_->stage.Drop(slot);
   return mapping_->Undo();
@@ -436,8 +481,64 @@ absl::Status Launch::UndoPlan(int plan_fd) {
   return mapping.Undo();
 }
 
+absl::StatusOr<LaunchState> Launch::Save() const {
+  LaunchState state;
+  state.shared_layout = kSharedLayout;
+  state.report = report_.get();
+  state.shared = report_.ok() ? mapping_->shared_file.get() : -1;
+  state.rootfs_clone = rootfs_clone_.get();
+  state.cgroup = cgroup_fd();
+  if (carried_ != nullptr) {
+    state.groups = carried_->groups;
+    if (report_.ok()) state.steps = carried_->steps;
+    return state;
+  }
+  if (helper_pidfd_.ok() || pid_ < 0) {
+    return absl::FailedPreconditionError("the process does not exist yet");
+  }
+  const std::span<const Op> ops = mapping_->stage.view.parent_ops();
+  for (size_t i = 0; i < ops.size(); ++i) {
+    const Trace& trace = mapping_->stage.traces[i];
+    if (ops[i].code != plan::Code::kMakeCgroup || trace.done == 0 || trace.made == 0) continue;
+    state.groups.push_back({mapping_->Object(ops[i]), trace.made});
+  }
+  if (!report_.ok()) return state;
+  // Of the operations, those are left that come after the one that waits for Start.
+  const plan::Header& header = mapping_->header();
+  const uint32_t end = header.parent_count + header.child_count;
+  uint32_t first = header.parent_count;
+  while (first < end && mapping_->OpAt(first).code != plan::Code::kReady) ++first;
+  for (uint32_t i = first; i < end; ++i) {
+    const Op& op = mapping_->OpAt(i);
+    state.steps.push_back({static_cast<int32_t>(i), OpName(op.code), mapping_->Object(op)});
+  }
+  return state;
+}
+
+absl::StatusOr<std::unique_ptr<Launch>> Launch::Restore(LaunchState state) {
+  std::unique_ptr<Launch> launch(new Launch());
+  launch->carried_ = std::make_unique<Carried>();
+  launch->report_.reset(state.report);
+  launch->mapping_->shared_file.reset(state.shared);
+  launch->rootfs_clone_.reset(state.rootfs_clone);
+  launch->carried_->cgroup.reset(state.cgroup);
+  launch->carried_->groups = std::move(state.groups);
+  launch->carried_->steps = std::move(state.steps);
+  if (!launch->report_.ok()) return launch;
+  if (state.shared_layout != kSharedLayout) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "a container waits to be started by a davit-pod whose shared memory has layout ",
+        state.shared_layout, "; this one reads ", kSharedLayout));
+  }
+  Map& shared = launch->mapping_->shared;
+  DAVIT_RETURN_IF_ERROR(shared.Shared(launch->mapping_->shared_file.get(), sizeof(Shared)));
+  launch->mapping_->stage.shared = reinterpret_cast<Shared*>(shared.data());
+  return launch;
+}
+
 std::vector<Timing> Launch::Timings() const {
   std::vector<Timing> timings;
+  if (carried_ != nullptr) return timings;
   const plan::Header& header = mapping_->header();
   for (uint32_t i = 0; i < header.parent_count + header.child_count; ++i) {
     const Trace& trace = mapping_->stage.traces[i];

@@ -48,6 +48,30 @@ enum class Event {
   kFailed,   // failure() tells; the process has ended or is about to, and must be reaped
 };
 
+// What a creator that replaces itself in place (execve) has to hand on of a launch whose process
+// exists. It does not need the plan: the next program may not know its format. Descriptors are -1
+// where there is none.
+struct LaunchState {
+  // A cgroup directory to be removed at the end, and how many levels of it were made.
+  struct Group {
+    std::string directory;
+    uint32_t made = 0;
+  };
+  // An operation that the process has still to execute, so that its failure can be named.
+  struct Step {
+    int32_t number = 0;
+    std::string operation;
+    std::string object;
+  };
+  std::vector<Group> groups;  // in the order of their making
+  std::vector<Step> steps;    // while it waits for Start, else empty
+  uint32_t shared_layout = 0;
+  int report = -1;  // while it waits for Start; with it:
+  int shared = -1;  // the memory that the process reports through
+  int rootfs_clone = -1;
+  int cgroup = -1;
+};
+
 // Brings one container, or one exec session, into being: the creator's half of the stage. Lives in
 // the creator (davit-pod), which is the parent of the process.
 //
@@ -111,7 +135,15 @@ class Launch {
   // What is already gone is success.
   static absl::Status UndoPlan(int plan_fd);
 
-  // Every operation executed so far, in order.
+  // For a creator about to replace itself: the state after kCreated, or after kRunning. The
+  // descriptors stay the launch's; they have to live on in the next program under their numbers.
+  // FailedPrecondition in any other phase.
+  absl::StatusOr<LaunchState> Save() const;
+  // The launch again, in that program. Takes the descriptors, also on failure. What works on it:
+  // Read, Start, TakeRootfsClone, cgroup_fd, Undo and Save.
+  static absl::StatusOr<std::unique_ptr<Launch>> Restore(LaunchState state);
+
+  // Every operation executed so far, in order; none of a restored launch.
   std::vector<Timing> Timings() const;
 
   Launch(const Launch&) = delete;
@@ -119,6 +151,7 @@ class Launch {
 
  private:
   struct Mapping;  // the plan, the shared page and everything prepared for the child
+  struct Carried;  // in place of it, in a restored launch
   Launch();
 
   absl::Status TakeSecond();
@@ -126,6 +159,7 @@ class Launch {
   void CloseSlots();
 
   std::unique_ptr<Mapping> mapping_;
+  std::unique_ptr<Carried> carried_;
   pid_t helper_pid_ = -1;
   sys::UniqueFd helper_pidfd_;
   pid_t pid_ = -1;

@@ -15,7 +15,10 @@ namespace davit::runtime::stage {
 
 inline constexpr size_t kPathBuffer = 4096;
 
-// Memory that the creator, its helper and the new process share until execve.
+// Memory that the creator, its helper and the new process share until execve. A creator may have
+// been replaced meanwhile by a program of another version, which goes on reading the first five
+// fields: a change to them is a new layout.
+inline constexpr uint32_t kSharedLayout = 1;
 struct Shared {
   int32_t failed_op = -1;  // number of the operation, parent ones first
   int32_t error = 0;
@@ -100,6 +103,9 @@ int SetBindAttributes(int mount, const plan::Op& op, int idmap);
 // ---- operations, by file
 int MakeCgroup(Stage&, const plan::Op&);
 int UndoCgroup(Stage&, const plan::Op&, const Trace&);
+// Removes the directory `path` with what is below it, and `made` - 1 of its parents if they are
+// empty. `buffer` has kPathBuffer bytes. What is gone is success.
+int RemoveMadeGroup(const char* path, uint32_t made, char* buffer);
 int WriteFile(Stage&, const plan::Op&);
 int OpenForWrite(Stage&, const plan::Op&);
 int AttachDeviceProgram(Stage&, const plan::Op&);

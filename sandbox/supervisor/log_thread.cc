@@ -70,10 +70,12 @@ int OpenFile(const std::string& path, sys::UniqueFd* file) {
 
 }  // namespace
 
-ContainerLog::ContainerLog(std::string log_path, size_t max_line) : path(std::move(log_path)) {
-  const size_t kept = KeptLineSize(max_line) + kLogReadSize;
-  const size_t output = RoundToPage(kLogOutputSize + kLogPrefixSize + max_line + 1);
-  memory_size_ = 2 * kept + output;
+ContainerLog::ContainerLog(std::string log_path, size_t max_line)
+    : path(std::move(log_path)),
+      kept_capacity(KeptLineSize(max_line) + kLogReadSize),
+      unwritten_capacity(RoundToPage(kLogOutputSize + kLogPrefixSize + max_line + 1)) {
+  const size_t kept = kept_capacity;
+  memory_size_ = 2 * kept + unwritten_capacity;
   char* memory = MapPages(memory_size_);
   if (memory == nullptr) return;
   memory_ = memory;
@@ -174,6 +176,7 @@ bool LogWriter::Thread::RunCommands() {
     in_order = std::exchange(command, next);
   }
   bool go_on = true;
+  Command* suspend = nullptr;
   while (in_order != nullptr) {
     Command* current = std::exchange(in_order, in_order->next);
     ContainerLog* log = current->log;
@@ -199,6 +202,13 @@ bool LogWriter::Thread::RunCommands() {
         CloseLog(log);
         Complete(current, 0);
         break;
+      case Command::kSuspend:
+        suspend = current;
+        break;
+      case Command::kAdopt:
+        AdoptLog(log);
+        Complete(current, 0);
+        break;
       case Command::kStop:
         while (logs_ != nullptr) CloseLog(logs_);
         go_on = false;
@@ -206,7 +216,24 @@ bool LogWriter::Thread::RunCommands() {
         break;
     }
   }
+  if (suspend != nullptr) Rest(suspend);
   return go_on;
+}
+
+void LogWriter::Thread::Rest(Command* suspend) {
+  const int64_t resumes = suspend->deadline;
+  Complete(suspend, 0);
+  std::unique_lock<std::mutex> lock(shared_->mutex);
+  while (shared_->resumes == resumes) shared_->resumed.wait(lock);
+}
+
+void LogWriter::Thread::AdoptLog(ContainerLog* log) {
+  log->next = std::exchange(logs_, log);
+  for (LogStream& stream : log->streams) {
+    if (stream.ended()) continue;
+    if (WatchStream(&stream) != 0) DropStream(&stream);
+    if (log->blocked()) PauseStream(&stream);
+  }
 }
 
 void LogWriter::Thread::Complete(Command* command, int error) {

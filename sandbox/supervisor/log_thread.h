@@ -1,6 +1,7 @@
 #ifndef DAVIT_SANDBOX_SUPERVISOR_LOG_THREAD_H_
 #define DAVIT_SANDBOX_SUPERVISOR_LOG_THREAD_H_
 
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -42,6 +43,9 @@ class ContainerLog {
   bool ok() const { return memory_ != nullptr; }
 
   const std::string path;
+  // Of LogStream::kept and of `unwritten`.
+  const size_t kept_capacity;
+  const size_t unwritten_capacity;
   LogStream streams[2];
   bool tty = false;
   sys::UniqueFd file;
@@ -70,10 +74,11 @@ class ContainerLog {
 
 // A request to the thread; comes back as a completion. Allocated and freed by the owner.
 struct LogWriter::Command {
-  enum Kind { kOpen, kReopen, kFinish, kClose, kStop };
+  // kAdopt: takes over a log that is open already.
+  enum Kind { kOpen, kReopen, kFinish, kClose, kStop, kSuspend, kAdopt };
   int kind = kOpen;
   ContainerLog* log = nullptr;
-  int64_t deadline = 0;
+  int64_t deadline = 0;  // of kSuspend: the count of resumes
   int error = 0;
   Done done;
   Command* next = nullptr;
@@ -85,6 +90,8 @@ struct LogWriter::Shared {
   Command* completed = nullptr;  // newest first
   sys::UniqueFd wake;            // eventfd of the thread
   int completed_event = -1;
+  int64_t resumes = 0;  // a kSuspend that was given before the last of them is void
+  std::condition_variable resumed;
 };
 
 class LogWriter::Thread {
@@ -99,6 +106,9 @@ class LogWriter::Thread {
  private:
   bool RunCommands();
   void Complete(Command* command, int error);
+  // Tells that it rests, and rests until it is to go on.
+  void Rest(Command* suspend);
+  void AdoptLog(ContainerLog* log);
   int OpenLog(ContainerLog* log);
   int OpenFileAndStreams(ContainerLog* log);
   int ReopenLog(ContainerLog* log);

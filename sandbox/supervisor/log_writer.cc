@@ -28,6 +28,12 @@ int64_t MonotonicMs() {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<LogWriter>> LogWriter::Start(size_t max_line) {
+  DAVIT_ASSIGN_OR_RETURN(auto writer, Create(max_line));
+  DAVIT_RETURN_IF_ERROR(writer->StartThread());
+  return writer;
+}
+
+absl::StatusOr<std::unique_ptr<LogWriter>> LogWriter::Create(size_t max_line) {
   std::unique_ptr<LogWriter> writer(new LogWriter);
   writer->max_line_ = std::clamp<size_t>(max_line, 256, 1024 * 1024);
   writer->completed_event_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -42,6 +48,10 @@ absl::StatusOr<std::unique_ptr<LogWriter>> LogWriter::Start(size_t max_line) {
   if (const int error = writer->thread_->Prepare(); error != 0) {
     return sys::ErrnoStatus(error, "log writer: set up");
   }
+  return writer;
+}
+
+absl::Status LogWriter::StartThread() {
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
 #ifndef DAVIT_SANITIZED  // whose frames are larger
@@ -52,23 +62,28 @@ absl::StatusOr<std::unique_ptr<LogWriter>> LogWriter::Start(size_t max_line) {
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   const int error = pthread_create(
-      &writer->handle_, &attributes,
+      &handle_, &attributes,
       [](void* thread) -> void* {
         static_cast<Thread*>(thread)->Run();
         return nullptr;
       },
-      writer->thread_.get());
+      thread_.get());
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   pthread_attr_destroy(&attributes);
   if (error != 0) return sys::ErrnoStatus(error, "log writer: start its thread");
-  writer->running_ = true;
-  return writer;
+  running_ = true;
+  return absl::OkStatus();
 }
 
 LogWriter::~LogWriter() {
-  if (!running_) return;
-  Submit(nullptr, Command::kStop, 0, nullptr);
-  pthread_join(handle_, nullptr);
+  if (running_) {
+    Resume();
+    Submit(nullptr, Command::kStop, 0, nullptr);
+    pthread_join(handle_, nullptr);
+  }
+  for (Command* command = shared_->submitted; command != nullptr;) {
+    delete std::exchange(command, command->next);
+  }
   for (Command* command = shared_->completed; command != nullptr;) {
     delete std::exchange(command, command->next);
   }

@@ -12,7 +12,9 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "proto/upgrade.pb.h"
 #include "runtime/sys/unique_fd.h"
+#include "sandbox/supervisor/descriptors.h"
 #include "sandbox/supervisor/log_format.h"
 
 // The one thread of a pod that moves what containers print into their CRI log files (log_format.h).
@@ -34,6 +36,9 @@ class LogWriter {
 
   // Starts the thread. `max_line` is how many bytes of content an entry holds (256 to 1 MiB).
   static absl::StatusOr<std::unique_ptr<LogWriter>> Start(size_t max_line);
+  // In two steps, for a writer that begins with Restore.
+  static absl::StatusOr<std::unique_ptr<LogWriter>> Create(size_t max_line);
+  absl::Status StartThread();
   // Stops it; what was read is written if the disk takes it at once, what was not is lost.
   ~LogWriter();
 
@@ -64,6 +69,23 @@ class LogWriter {
   // Frees the log. Pending callbacks of it still run, before `done`.
   void Close(ContainerLog* log, Done done);
 
+  // ---- for a supervisor whose program is about to be replaced (proto/upgrade.proto)
+
+  // Lets the thread come to rest between two pieces of work: `done` is called when it reads and
+  // writes nothing any more. Output waits in the pipes meanwhile. Not again before `done`.
+  void Suspend(Done done);
+  // It works on. Also before `done` has been called; then the thread was never at rest.
+  void Resume();
+  // At rest, with every command that was given carried out, but for Finish, and every callback
+  // called: what Save then tells of the logs is all there is.
+  bool AtRest() const;
+  // The log as it is, at rest, with every byte read and not written yet. What is new in
+  // ContainerLog or LogStream and outlives a command belongs into LogState.
+  upgrade::v1::LogState Save(const ContainerLog& log, SavedDescriptors* descriptors) const;
+  // The log again; before StartThread. A Finish that was under way has to be asked for again.
+  absl::StatusOr<ContainerLog*> Restore(const upgrade::v1::LogState& state,
+                                        InheritedDescriptors* descriptors);
+
  private:
   friend class ContainerLog;
   class Thread;
@@ -79,6 +101,7 @@ class LogWriter {
   sys::UniqueFd completed_event_;
   pthread_t handle_{};
   bool running_ = false;
+  bool at_rest_ = false;
   size_t max_line_ = 0;
 };
 

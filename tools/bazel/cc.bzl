@@ -10,7 +10,7 @@ def davit_test(name, deps = [], tags = [], size = "small", **kwargs):
         **kwargs
     )
 
-def davit_proto_library(name, src, grpc = False, lite = False, visibility = None):
+def davit_proto_library(name, src, grpc = False, lite = False, imports = [], visibility = None):
     """C++ for one .proto file, made by Debian's protoc.
 
     Args:
@@ -18,14 +18,15 @@ def davit_proto_library(name, src, grpc = False, lite = False, visibility = None
       src: the .proto file, in this package.
       grpc: also generate the gRPC service, as <name>_grpc.
       lite: link protobuf-lite only (the file must say optimize_for = LITE_RUNTIME).
+      imports: the names of the rules of this package whose files it imports.
       visibility: who may depend on it.
     """
     base = src[:-len(".proto")]
     native.genrule(
         name = name + "_gen",
-        srcs = [src],
+        srcs = [src] + [i + ".proto" for i in imports],
         outs = [base + ".pb.h", base + ".pb.cc"],
-        cmd = "/usr/bin/protoc -I. --cpp_out=$(GENDIR) $(SRCS)",
+        cmd = "/usr/bin/protoc -I. --cpp_out=$(GENDIR) $(location " + src + ")",
     )
     native.cc_library(
         name = name,
@@ -33,7 +34,7 @@ def davit_proto_library(name, src, grpc = False, lite = False, visibility = None
         hdrs = [base + ".pb.h"],
         copts = ["-Wno-all", "-Wno-extra", "-g0"],
         visibility = visibility,
-        deps = ["@protobuf//:lite" if lite else "@protobuf"],
+        deps = ["@protobuf//:lite" if lite else "@protobuf"] + [":" + i for i in imports],
     )
     if grpc:
         native.genrule(
