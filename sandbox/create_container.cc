@@ -12,6 +12,7 @@
 #include "runtime/sys/file.h"
 #include "runtime/sys/spawn.h"
 #include "sandbox/exec_template.h"
+#include "sandbox/hello.h"
 #include "sandbox/manager_impl.h"
 #include "sandbox/notification.h"
 #include "sandbox/record_conversion.h"
@@ -183,28 +184,16 @@ absl::Status ManagerImpl::SendCreate(ContainerMaking* making) {
   create->set_stdin(making->spec.stdin);
   create->set_stdin_once(making->spec.stdin_once);
   create->set_tty(making->spec.tty);
+  create->set_wants_pidfd(true);
   create->set_timeout_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(kCreateTimeout)));
   if (making->spec.pid == NamespaceMode::kTarget) create->set_pid_target(making->spec.pid_target);
   std::vector<int> fds = {making->plan.get()};
   if (making->seccomp != nullptr) fds.push_back(making->seccomp->memfd.get());
 
+  making->undo.Add(
+      [this, pod = making->pod, container = making->container] { UndoCreate(pod, container); });
   // In the pod from now on, so that a StopPod finds and kills it.
   making->pod->AddContainer(making->container);
-  making->undo.Add([pod = making->pod, container = making->container] {
-    pod->RemoveContainer(container->id());
-    container->Change(ContainerPhase::kGone, [](ContainerView*) {}).IgnoreError();
-  });
-  making->undo.Add([this, client, id = making->id, group = making->container->view()->cgroup_path] {
-    supervisor::v1::ToSupervisor remove;
-    remove.mutable_remove_container()->set_container_id(id);
-    const absl::Status removed =
-        client->CallAndWait(std::move(remove), {}, kRemoveTimeout).status();
-    if (removed.ok()) return;
-    // A supervisor that is gone is cleared up after by its loss; but this group is known to nobody
-    // else.
-    groups_->KillAll(group, absl::Now() + kRemoveTimeout).IgnoreError();
-    groups_->Remove(group, absl::Now() + kRemoveTimeout).IgnoreError();
-  });
   making->reply = std::make_shared<Pending>();
   client->Call(std::move(request), fds, kCreateTimeout + kAnswerSlack,
                [reply = making->reply,
@@ -213,8 +202,11 @@ absl::Status ManagerImpl::SendCreate(ContainerMaking* making) {
                    // Here, on the loop, and not in the waiting thread: a stop may have killed it
                    // already, and its exit, which is told once, may be the next message.
                    const int32_t pid = answer->reply.create_container().pid();
-                   if (auto pidfd = sys::PidfdOpen(pid); pidfd.ok()) {
-                     container->set_pidfd(*std::move(pidfd));
+                   if (!answer->fds.empty()) {
+                     container->set_pidfd(std::move(answer->fds[0]));
+                   } else if (auto pidfd = OpenMember(pid, container->view()->cgroup_path);
+                              pidfd.ok()) {
+                     container->set_pidfd(std::move(pidfd));
                    }
                    const absl::Status changed = container->Change(
                        ContainerPhase::kCreated, [pid](ContainerView* view) { view->pid = pid; });
@@ -224,6 +216,23 @@ absl::Status ManagerImpl::SendCreate(ContainerMaking* making) {
                  reply->done.Notify();
                });
   return absl::OkStatus();
+}
+
+void ManagerImpl::UndoCreate(const PodPtr& pod, const ContainerPtr& container) {
+  // First out of the pod: a connection that is made from now on has it removed, since nobody knows
+  // it (Resync). One that was made before is the pod's.
+  pod->RemoveContainer(container->id());
+  container->Change(ContainerPhase::kGone, [](ContainerView*) {}).IgnoreError();
+  if (const auto client = pod->client(); client != nullptr) {
+    supervisor::v1::ToSupervisor remove;
+    remove.mutable_remove_container()->set_container_id(container->id());
+    if (client->CallAndWait(std::move(remove), {}, kRemoveTimeout).ok()) return;
+  }
+  // A supervisor that is gone is cleared up after by its loss; but this group is known to nobody
+  // else.
+  const std::string group = container->view()->cgroup_path;
+  groups_->KillAll(group, absl::Now() + kRemoveTimeout).IgnoreError();
+  groups_->Remove(group, absl::Now() + kRemoveTimeout).IgnoreError();
 }
 
 absl::Status ManagerImpl::WriteBundle(ContainerMaking* making) {

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -126,6 +127,7 @@ class ManagerImpl : public Manager {
   absl::Status PrepareContainer(ContainerMaking* making);
   absl::Status CompileContainer(ContainerMaking* making);
   absl::Status SendCreate(ContainerMaking* making);
+  void UndoCreate(const PodPtr& pod, const ContainerPtr& container);
   absl::Status WriteBundle(ContainerMaking* making);
   absl::StatusOr<int32_t> TargetPid(const Pod& pod, const ContainerSpec& spec) const;
 
@@ -145,7 +147,9 @@ class ManagerImpl : public Manager {
   // supervisor_loss.cc
   void OnEvent(const PodPtr& pod, const supervisor::v1::FromSupervisor& event);
   // Brings a container's phase in line with what its supervisor or its status record says.
-  void Adopt(const ContainerPtr& container, const supervisor::v1::ContainerState& state);
+  // `pidfd` is its process's, if whoever tells of it has one.
+  void Adopt(const ContainerPtr& container, const supervisor::v1::ContainerState& state,
+             sys::UniqueFd pidfd = {});
   void OnConnectionClosed(const PodPtr& pod);
   void OnSupervisorGone(const PodPtr& pod);
   void HandleLoss(const PodPtr& pod);
@@ -154,9 +158,14 @@ class ManagerImpl : public Manager {
   void SettleLostPod(const PodPtr& pod, const std::string& why);
   void SettleLostContainer(const ContainerPtr& container);
   void ScheduleReconnect(const PodPtr& pod, absl::Duration delay);
-  // Connects and sends Hello; `done` runs on the loop, or on this thread if that cannot be done.
+  // Connects and says Hello; `done` runs on the loop, or on this thread if that cannot be done.
   void Reach(const PodPtr& pod, absl::Duration timeout, std::function<void(absl::Status)> done);
-  absl::Status Resync(const PodPtr& pod, const supervisor::v1::HelloReply& hello);
+  // Asks for the containers after `after`, page by page; `timeout` for each.
+  void SayHello(const PodPtr& pod, const std::shared_ptr<SupervisorClient>& client,
+                const std::string& after, absl::Duration timeout,
+                std::function<void(absl::Status)> done);
+  absl::Status Resync(const PodPtr& pod, const supervisor::v1::HelloReply& hello,
+                      std::map<std::string, sys::UniqueFd> pidfds);
 
   // recover.cc
   absl::Status Recover();

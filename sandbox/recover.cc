@@ -11,6 +11,7 @@
 #include "runtime/sys/file.h"
 #include "runtime/sys/socket.h"
 #include "runtime/sys/spawn.h"
+#include "sandbox/hello.h"
 #include "sandbox/manager_impl.h"
 #include "sandbox/netns_binding.h"
 #include "sandbox/notification.h"
@@ -220,6 +221,9 @@ void ManagerImpl::DiscardUnfinished(const PodPtr& pod) {
     // The supervisor has answered and does not know it, or is still creating it for a daemon that
     // is no more.
     if (container->phase() != ContainerPhase::kUnknown) continue;
+    const OperationGate::Pass pass =
+        container->gate().EnterBlocking(OperationGate::Mode::kExclusive);
+    if (container->phase() != ContainerPhase::kUnknown) continue;
     const absl::Status removed = RemoveContainerSteps(container);
     if (!removed.ok()) Report(Severity::kError, std::string(removed.message()));
   }
@@ -237,9 +241,7 @@ void ManagerImpl::DiscardPod(const std::string& id) {
     if (client.ok()) {
       // Without Hello nothing else is served; and what the pod's containers were put into is known
       // to the supervisor alone.
-      supervisor::v1::ToSupervisor hello;
-      hello.mutable_hello()->set_protocol_version(1);
-      (*client)->CallAndWait(std::move(hello), {}, kShutdownTimeout).IgnoreError();
+      (*client)->CallAndWait(HelloRequest(), {}, kShutdownTimeout).IgnoreError();
       supervisor::v1::ToSupervisor request;
       request.mutable_shutdown();
       (*client)->CallAndWait(std::move(request), {}, kShutdownTimeout).IgnoreError();

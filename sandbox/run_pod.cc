@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "runtime/sys/errno.h"
 #include "runtime/sys/file.h"
+#include "sandbox/hello.h"
 #include "sandbox/manager_impl.h"
 #include "sandbox/pod_files.h"
 #include "sandbox/pod_sysctls.h"
@@ -68,11 +69,9 @@ absl::StatusOr<std::string> ManagerImpl::RunPod(PodSpec spec) {
   DAVIT_RETURN_IF_ERROR(BeginPod(&run));
   // The supervisor makes its namespaces while the steps after it are done here.
   DAVIT_RETURN_IF_ERROR(StartSupervisor(&run));
-  supervisor::v1::ToSupervisor hello;
-  hello.mutable_hello()->set_protocol_version(kProtocolVersion);
   DAVIT_RETURN_IF_ERROR(MakePodGroup(&run));
   DAVIT_RETURN_IF_ERROR(WritePodFiles(run.pod->fixed().directory, run.spec.hostname, run.spec.dns));
-  auto answer = run.client->CallAndWait(std::move(hello), {}, kHelloTimeout);
+  auto answer = run.client->CallAndWait(HelloRequest(), {}, kHelloTimeout);
   if (!answer.ok()) return sys::Annotate(answer.status(), "start the pod's supervisor");
   run.pod->set_init_pid(answer->reply.hello().init_pid());
   if (run.spec.network == NamespaceMode::kPod) DAVIT_RETURN_IF_ERROR(AttachNetwork(&run));

@@ -10,6 +10,7 @@
 #include "runtime/sys/errno.h"
 #include "runtime/sys/file.h"
 #include "runtime/sys/spawn.h"
+#include "sandbox/hello.h"
 #include "sandbox/manager_impl.h"
 #include "sandbox/records.h"
 
@@ -111,9 +112,7 @@ void ManagerImpl::Escalate(const ContainerPtr& container) {
   const PodPtr pod = container->fixed().pod;
   const auto client = pod->client();
   if (client == nullptr) return;
-  supervisor::v1::ToSupervisor request;
-  request.mutable_hello()->set_protocol_version(1);
-  client->Call(std::move(request), {}, options_.supervisor_patience,
+  client->Call(HelloRequest(), {}, options_.supervisor_patience,
                [this, pod](absl::StatusOr<SupervisorClient::Answer> answer) {
                  if (!absl::IsDeadlineExceeded(answer.status())) return;
                  Report(Severity::kError, absl::StrCat("the supervisor of pod ", pod->id(),

@@ -4,7 +4,10 @@
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <optional>
 #include <utility>
@@ -54,20 +57,43 @@ bool IsTerminalMaster(int fd) {
   return ioctl(fd, TIOCGPTN, &number) == 0;
 }
 
+// Anything else is refused with EBADF, whatever has become of the process (man 2
+// pidfd_send_signal).
+bool IsPidfd(int fd) {
+  return syscall(SYS_pidfd_send_signal, fd, 0, nullptr, 0u) == 0 || errno != EBADF;
+}
+
+// How many descriptors come with a reply that is no error, and what each of them is.
+absl::Status CheckDescriptors(bool wants_terminal, const Reply& reply,
+                              const std::vector<sys::UniqueFd>& fds) {
+  size_t expected = wants_terminal ? 1 : 0;
+  bool (*is_right)(int) = &IsTerminalMaster;
+  absl::string_view what = "a descriptor that is no terminal";
+  if (reply.has_hello() || reply.has_create_container()) {
+    // A supervisor may do without the latter: an older one, or one without descriptors to spare.
+    expected = reply.has_hello() ? static_cast<size_t>(reply.hello().pidfd_of_size())
+                                 : std::min<size_t>(fds.size(), 1);
+    is_right = &IsPidfd;
+    what = "a descriptor that is no pidfd";
+  }
+  if (fds.size() != expected) {
+    return Violation(
+        absl::StrCat("a reply with ", fds.size(), " descriptors instead of ", expected));
+  }
+  for (const sys::UniqueFd& fd : fds) {
+    if (!is_right(fd.get())) return Violation(what);
+  }
+  return absl::OkStatus();
+}
+
 // Nothing has been promised to whoever finds less in a reply than the protocol says.
 absl::Status CheckReply(ToSupervisor::RequestCase request, bool wants_terminal, const Reply& reply,
                         const std::vector<sys::UniqueFd>& fds) {
   const bool failed = reply.has_error();
   const Reply::ResultCase result = failed ? Reply::RESULT_NOT_SET : ResultOf(request);
   if (reply.result_case() != result) return Violation("a reply of another kind than was asked for");
-  const size_t expected = wants_terminal && !failed ? 1 : 0;
-  if (fds.size() != expected) {
-    return Violation(
-        absl::StrCat("a reply with ", fds.size(), " descriptors instead of ", expected));
-  }
-  if (expected == 1 && !IsTerminalMaster(fds[0].get())) {
-    return Violation("a descriptor that is no terminal");
-  }
+  if (!failed) return CheckDescriptors(wants_terminal, reply, fds);
+  if (!fds.empty()) return Violation("an error with descriptors");
   return absl::OkStatus();
 }
 

@@ -14,6 +14,7 @@
 #include "gtest/gtest.h"
 #include "runtime/sys/file.h"
 #include "runtime/sys/socket.h"
+#include "runtime/sys/spawn.h"
 #include "sandbox/notification.h"
 
 namespace davit::sandbox {
@@ -287,6 +288,25 @@ TEST_F(SupervisorClientTest, ATerminalThatIsNoneOrMissingEndsTheConnection) {
   Send(reply, fds);
   call.done.WaitForNotification();
   EXPECT_TRUE(absl::IsUnavailable(call.answer->status()));
+  ExpectEnded();
+}
+
+TEST_F(SupervisorClientTest, PidfdsComeWithAHelloReplyAndOtherFilesEndTheConnection) {
+  const auto pidfd = sys::PidfdOpen(getpid());
+  for (const int fd : {pidfd->get(), STDERR_FILENO}) {
+    PendingCall call;
+    ToSupervisor hello;
+    hello.mutable_hello();
+    client_->Call(std::move(hello), {}, absl::InfiniteDuration(), call.Callback());
+    FromSupervisor reply;
+    reply.mutable_reply()->set_request_id(Receive().request_id());
+    reply.mutable_reply()->mutable_hello()->add_containers();
+    reply.mutable_reply()->mutable_hello()->add_pidfd_of(0);
+    const int fds[] = {fd};
+    Send(reply, fds);
+    call.done.WaitForNotification();
+    EXPECT_EQ(call.answer->ok(), fd == pidfd->get());
+  }
   ExpectEnded();
 }
 

@@ -14,6 +14,7 @@
 #include "runtime/sys/socket.h"
 #include "runtime/sys/spawn.h"
 #include "sandbox/container_outcome.h"
+#include "sandbox/hello.h"
 #include "sandbox/manager_impl.h"
 #include "sandbox/pidfd_exit.h"
 #include "sandbox/records.h"
@@ -56,8 +57,8 @@ void ManagerImpl::OnEvent(const PodPtr& pod, const FromSupervisor& event) {
   if (container != nullptr) Adopt(container, state);
 }
 
-void ManagerImpl::Adopt(const ContainerPtr& container,
-                        const supervisor::v1::ContainerState& state) {
+void ManagerImpl::Adopt(const ContainerPtr& container, const supervisor::v1::ContainerState& state,
+                        sys::UniqueFd pidfd) {
   using supervisor::v1::ContainerState;
   const auto set_running = [&state](ContainerView* view) {
     view->pid = state.pid();
@@ -91,11 +92,11 @@ void ManagerImpl::Adopt(const ContainerPtr& container,
     default:
       return;
   }
-  if (state.pid() > 0 && !container->pidfd().ok()) {
-    if (auto pidfd = sys::PidfdOpen(state.pid()); pidfd.ok()) {
-      container->set_pidfd(*std::move(pidfd));
-    }
+  if (container->pidfd().ok()) return;
+  if (!pidfd.ok() && state.pid() > 0) {
+    pidfd = OpenMember(state.pid(), container->view()->cgroup_path);
   }
+  if (pidfd.ok()) container->set_pidfd(std::move(pidfd));
 }
 
 void ManagerImpl::OnConnectionClosed(const PodPtr& pod) {
@@ -114,7 +115,11 @@ void ManagerImpl::ScheduleReconnect(const PodPtr& pod, absl::Duration delay) {
     if (!pidfd.ok() || HasEnded(pidfd.get())) return;
     if (const auto client = alive->client(); client != nullptr && client->connected()) return;
     Reach(alive, kReachTimeout, [this, alive, delay](absl::Status status) {
-      if (!status.ok()) ScheduleReconnect(alive, std::min(delay * 2, kMaxReconnectDelay));
+      if (!status.ok()) {
+        return ScheduleReconnect(alive, std::min(delay * 2, kMaxReconnectDelay));
+      }
+      // On a worker: it waits for the supervisor.
+      workers_.Run([this, alive] { DiscardUnfinished(alive); });
     });
   });
 }
@@ -139,18 +144,31 @@ void ManagerImpl::Reach(const PodPtr& pod, absl::Duration timeout,
   const auto client = ConnectClient(pod, *std::move(socket), &status);
   if (!status.ok()) return done(status);
   pod->Edit([&](PodView* view) { view->pid = peer.pid; });
-  supervisor::v1::ToSupervisor hello;
-  hello.mutable_hello()->set_protocol_version(1);
-  client->Call(std::move(hello), {}, timeout,
-               [this, pod, client, done](absl::StatusOr<SupervisorClient::Answer> answer) {
+  SayHello(pod, client, "", timeout, std::move(done));
+}
+
+void ManagerImpl::SayHello(const PodPtr& pod, const std::shared_ptr<SupervisorClient>& client,
+                           const std::string& after, absl::Duration timeout,
+                           std::function<void(absl::Status)> done) {
+  client->Call(HelloRequest(after), {}, timeout,
+               [=, this](absl::StatusOr<SupervisorClient::Answer> answer) {
                  absl::Status result = answer.status();
-                 if (result.ok()) result = Resync(pod, answer->reply.hello());
+                 if (result.ok()) {
+                   const supervisor::v1::HelloReply& hello = answer->reply.hello();
+                   auto pidfds = PidfdsOf(hello, after, std::move(answer->fds));
+                   result = pidfds.ok() ? Resync(pod, hello, *std::move(pidfds)) : pidfds.status();
+                   if (result.ok() && hello.more()) {
+                     const std::string& last = hello.containers().rbegin()->container_id();
+                     return SayHello(pod, client, last, timeout, done);
+                   }
+                 }
                  if (!result.ok()) client->Close();
                  done(result);
                });
 }
 
-absl::Status ManagerImpl::Resync(const PodPtr& pod, const supervisor::v1::HelloReply& hello) {
+absl::Status ManagerImpl::Resync(const PodPtr& pod, const supervisor::v1::HelloReply& hello,
+                                 std::map<std::string, sys::UniqueFd> pidfds) {
   if (hello.sandbox_id() != pod->id()) {
     return absl::FailedPreconditionError(absl::StrCat("the supervisor of pod ", pod->id(),
                                                       " says that it serves ", hello.sandbox_id()));
@@ -159,7 +177,7 @@ absl::Status ManagerImpl::Resync(const PodPtr& pod, const supervisor::v1::HelloR
   for (const supervisor::v1::ContainerState& state : hello.containers()) {
     if (const ContainerPtr container = pod->FindContainer(state.container_id());
         container != nullptr) {
-      Adopt(container, state);
+      Adopt(container, state, std::move(pidfds[state.container_id()]));
       continue;
     }
     // Its creation was cut short together with the daemon that asked for it.

@@ -1,5 +1,6 @@
 #include "sandbox/supervisor/supervisor.h"
 
+#include <fcntl.h>
 #include <malloc.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -13,7 +14,7 @@
 #include "runtime/plan/plan.h"
 #include "runtime/sys/errno.h"
 #include "runtime/sys/spawn.h"
-#include "runtime/sys/utf8.h"
+#include "sandbox/supervisor/hello_page.h"
 
 namespace davit::sandbox {
 namespace {
@@ -27,8 +28,6 @@ using supervisor::v1::ToSupervisor;
 
 constexpr uint32_t kProtocolVersion = 1;
 constexpr size_t kDefaultMaxLine = 16384;
-// A Hello reply is one packet, whatever the containers have to say.
-constexpr size_t kMaxHelloMessage = 200;
 constexpr absl::Duration kTrimDelay = absl::Milliseconds(200);
 
 }  // namespace
@@ -83,7 +82,7 @@ void Supervisor::OnRequest(ConnectionId connection, const ToSupervisor& request,
   const Origin origin{connection, request.request_id()};
   switch (request.request_case()) {
     case ToSupervisor::kHello:
-      return Hello(origin);
+      return Hello(origin, request.hello());
     case ToSupervisor::kCreateContainer:
       return CreateContainer(origin, request.create_container(), std::move(fds));
     case ToSupervisor::kStartContainer:
@@ -113,7 +112,7 @@ void Supervisor::OnDisconnected(ConnectionId connection) {
   }
 }
 
-void Supervisor::Hello(Origin origin) {
+void Supervisor::Hello(Origin origin, const supervisor::v1::Hello& request) {
   Reply reply;
   auto* hello = reply.mutable_hello();
   hello->set_protocol_version(kProtocolVersion);
@@ -121,14 +120,12 @@ void Supervisor::Hello(Origin origin) {
   hello->set_pid(getpid());
   hello->set_sandbox_id(config_.sandbox_id());
   hello->set_init_pid(pod_.init_pid);
-  for (const auto& [id, container] : containers_) {
-    ContainerState* state = hello->add_containers();
-    *state = container->state();
-    if (state->message().size() > kMaxHelloMessage) {
-      state->set_message(std::string(sys::TruncateUtf8(state->message(), kMaxHelloMessage)));
-    }
+  HelloPage page(request.pages(), hello);
+  for (auto it = containers_.upper_bound(request.after_container()); it != containers_.end();
+       ++it) {
+    if (!page.Add(it->second->state(), it->second->pidfd())) break;
   }
-  Answer(origin, std::move(reply));
+  Answer(origin, std::move(reply), page.TakePidfds());
 }
 
 void Supervisor::CreateContainer(Origin origin, const supervisor::v1::CreateContainer& request,
@@ -172,17 +169,23 @@ void Supervisor::CreateContainer(Origin origin, const supervisor::v1::CreateCont
   };
   Container* container =
       (containers_[id] = std::make_unique<Container>(tools_, id, std::move(observer))).get();
-  container->Create(request, std::move(fds), pid_namespace,
-                    [this, origin, container](const Error* error) {
-                      TrimSoon();
-                      if (error != nullptr) {
-                        AnswerError(origin, *error);
-                        return ForgetContainer(container->id());
-                      }
-                      Reply reply;
-                      reply.mutable_create_container()->set_pid(container->state().pid());
-                      Answer(origin, std::move(reply));
-                    });
+  container->Create(
+      request, std::move(fds), pid_namespace,
+      [this, origin, container, wants_pidfd = request.wants_pidfd()](const Error* error) {
+        TrimSoon();
+        if (error != nullptr) {
+          AnswerError(origin, *error);
+          return ForgetContainer(container->id());
+        }
+        Reply reply;
+        reply.mutable_create_container()->set_pid(container->state().pid());
+        Fds pidfd;
+        if (wants_pidfd) {
+          pidfd.emplace_back(fcntl(container->pidfd(), F_DUPFD_CLOEXEC, 3));
+          if (!pidfd.back().ok()) pidfd.clear();
+        }
+        Answer(origin, std::move(reply), std::move(pidfd));
+      });
 }
 
 void Supervisor::StartContainer(Origin origin, const supervisor::v1::StartContainer& request) {

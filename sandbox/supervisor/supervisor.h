@@ -60,7 +60,7 @@ class Supervisor final : private ProtocolServer::Handler {
                  Fds fds) override;
   void OnDisconnected(ConnectionId connection) override;
 
-  void Hello(Origin origin);
+  void Hello(Origin origin, const supervisor::v1::Hello& request);
   void CreateContainer(Origin origin, const supervisor::v1::CreateContainer& request, Fds fds);
   void StartContainer(Origin origin, const supervisor::v1::StartContainer& request);
   void KillContainer(Origin origin, const supervisor::v1::KillContainer& request);
