@@ -16,7 +16,7 @@ absl::StatusOr<Options> Parse(std::vector<const char*> arguments) {
 }
 
 std::string WriteFile(const std::string& text) {
-  const std::string path = testing::TempDir() + "/options.toml";
+  std::string path = testing::TempDir() + "/options.toml";
   const auto fd = sys::OpenAt(AT_FDCWD, path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
   EXPECT_TRUE(fd.ok() && sys::WriteAll(fd->get(), text, path).ok());
   return path;

@@ -183,8 +183,8 @@ class TreeBuilder : public nlohmann::json_sax<nlohmann::json> {
       parent->items.push_back(std::move(value));
       return &parent->items.back();
     }
-    parent->members.emplace_back(stack_.back().key, std::move(value));
-    return &parent->members.back().second;
+    parent->members.push_back({stack_.back().key, std::move(value)});
+    return &parent->members.back().value;
   }
 
   bool Push(JsonValue::Type type) {

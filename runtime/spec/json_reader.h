@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -15,6 +14,7 @@ namespace davit::runtime::spec {
 
 // A JSON document as a tree, read strictly: duplicate keys at any depth, nesting deeper than
 // `max_depth`, invalid UTF-8 and trailing text are errors. Members keep their order.
+struct JsonMember;
 struct JsonValue {
   enum class Type { kNull, kBool, kInteger, kUnsigned, kNumber, kString, kArray, kObject };
   Type type = Type::kNull;
@@ -23,10 +23,14 @@ struct JsonValue {
   uint64_t unsigned_integer = 0;  // kUnsigned: zero and more
   double number = 0;
   std::string string;
-  std::vector<JsonValue> items;                            // kArray
-  std::vector<std::pair<std::string, JsonValue>> members;  // kObject
+  std::vector<JsonValue> items;     // kArray
+  std::vector<JsonMember> members;  // kObject
 
   const JsonValue* Find(absl::string_view key) const;
+};
+struct JsonMember {
+  std::string name;
+  JsonValue value;
 };
 
 // The JSON word for a type: "a string", "an array", ...

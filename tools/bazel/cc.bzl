@@ -52,3 +52,35 @@ def davit_proto_library(name, src, grpc = False, lite = False, imports = [], vis
             visibility = visibility,
             deps = [":" + name, "@grpc//:grpc++"],
         )
+
+def davit_fuzzer(name, srcs, deps = [], size = "small", tags = [], copts = [], **kwargs):
+    """A fuzzing entry point (runtime/sys/fuzzing/fuzzer.h).
+
+    Makes <name>, which `tools/fuzz` builds with libFuzzer (manual: nothing else can link it), and
+    <name>_test, which runs the entry point without an engine: over its seeds, damaged ones, and the
+    files of fuzz_inputs/<name>/.
+    """
+    entry = name + "_entry"
+    native.cc_library(
+        name = entry,
+        testonly = True,
+        srcs = srcs,
+        alwayslink = True,
+        copts = copts,
+        deps = deps + ["//runtime/sys/fuzzing:fuzzer", "@absl"],
+        **kwargs
+    )
+    davit_test(
+        name = name + "_test",
+        size = size,
+        data = native.glob(["fuzz_inputs/" + name + "/*"]),
+        tags = tags,
+        deps = [":" + entry, "//runtime/sys/fuzzing:replay"],
+    )
+    native.cc_binary(
+        name = name,
+        testonly = True,
+        linkopts = ["-fsanitize=fuzzer"],
+        tags = ["fuzzer", "manual"],
+        deps = [":" + entry, "//runtime/sys/fuzzing:seeds", "@absl"],
+    )

@@ -6,6 +6,27 @@
 #include <string>
 
 #include "images/unpack/decompressor.h"
+#include "images/unpack/testing/tar_builder.h"
+#include "runtime/sys/fuzzing/fuzzer.h"
+
+namespace davit::fuzzing {
+
+std::vector<std::string> Seeds() {
+  using images::unpack::testing::Gzip;
+  using images::unpack::testing::Zstd;
+  std::string text;
+  for (int i = 0; i < 200; ++i) text += std::to_string(i * i);
+  // A skippable frame, and members one after the other.
+  const std::string skippable("\x50\x2a\x4d\x18\x04\x00\x00\x00skip", 12);
+  return {"zz" + Gzip(text),
+          "zz" + Zstd(text),
+          "\x01\x01" + Gzip(text) + Gzip("second"),
+          "\x01\x01" + Zstd(text) + skippable + Zstd("second"),
+          "zz" + text,
+          std::string("zz\x1f\x8b\x08\x1f\0\0\0\0\0\x03\x02\0ab", 16)};
+}
+
+}  // namespace davit::fuzzing
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 2) return 0;

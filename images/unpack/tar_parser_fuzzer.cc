@@ -8,6 +8,36 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "images/unpack/tar_parser.h"
+#include "images/unpack/testing/tar_builder.h"
+#include "runtime/sys/fuzzing/fuzzer.h"
+
+namespace davit::fuzzing {
+
+std::vector<std::string> Seeds() {
+  using images::unpack::testing::TarBuilder;
+  const std::string tar = TarBuilder()
+                              .Pax({{"path", "p"}, {"GNU.sparse.map", "0,1"}, {"mtime", "1.5"}})
+                              .File("f", "x")
+                              .Long('L', std::string(200, 'n'))
+                              .Dir("d")
+                              .Finish();
+  const std::string others = TarBuilder()
+                                 .Symlink("s", "../t")
+                                 .HardLink("h", "f")
+                                 .Device("c", '3', 1, 3)
+                                 .Pax({{"GNU.sparse.major", "1"},
+                                       {"GNU.sparse.minor", "0"},
+                                       {"GNU.sparse.realsize", "10"},
+                                       {"GNU.sparse.name", "sparse"}})
+                                 .File("g", "1\n0\n5\n" + std::string(505, '\0') + "hello")
+                                 .Pax({{"comment", "c"}}, 'g')
+                                 .Long('K', "target")
+                                 .Symlink("l", "x")
+                                 .Finish();
+  return {"\x07" + tar, "\xff" + others, std::string(1, '\0') + tar};
+}
+
+}  // namespace davit::fuzzing
 
 namespace {
 
