@@ -94,7 +94,7 @@ class DaemonImpl final : public Daemon {
     const absl::Time begun = absl::Now();
     DAVIT_ASSIGN_OR_RETURN(const Helpers helpers, FindHelpers(config.helper_dir));
     DAVIT_RETURN_IF_ERROR(LockRoot(config));
-    DAVIT_RETURN_IF_ERROR(ProbeNode());
+    DAVIT_RETURN_IF_ERROR(ProbeNode(config));
     DAVIT_ASSIGN_OR_RETURN(images_, images::ImageService::Open(ImageOptions(config, helpers)));
     DAVIT_ASSIGN_OR_RETURN(
         manager_, sandbox::Manager::Open(ManagerOptions(config, helpers, node_.features), Codec(),
@@ -140,11 +140,17 @@ class DaemonImpl final : public Daemon {
     return absl::OkStatus();
   }
 
-  absl::Status ProbeNode() {
+  absl::Status ProbeNode(const Config& config) {
     sys::KernelFeatures features = sys::ProbeKernel();
     Log(LogLevel::kInfo, absl::StrCat("kernel: ", sys::Describe(features)));
     DAVIT_RETURN_IF_ERROR(sys::CheckKernelFloor(features));
     DAVIT_ASSIGN_OR_RETURN(node_, InspectNode(std::move(features)));
+    node_.user_namespaces = sys::CheckUserNamespaces(node_.features);
+    if (node_.user_namespaces.ok() && !sys::CanIdMap(config.root)) {
+      node_.user_namespaces = absl::FailedPreconditionError(
+          absl::StrCat("user namespaces for pods are not possible: the file system of ",
+                       config.root, " cannot be id-mapped"));
+    }
     return absl::OkStatus();
   }
 
@@ -153,7 +159,8 @@ class DaemonImpl final : public Daemon {
     const auto add = [&](std::vector<Method> more) {
       for (Method& method : more) methods.push_back(std::move(method));
     };
-    add(PodMethods(manager_.get(), {config.unprivileged_ports, config.unprivileged_icmp}));
+    add(PodMethods(manager_.get(), {config.unprivileged_ports, config.unprivileged_icmp,
+                                      node_.user_namespaces}));
     add(ContainerMethods(manager_.get(), images_.get(), node_));
     add(ImageMethods(images_.get()));
     DAVIT_ASSIGN_OR_RETURN(runtime::cgroup::Layout layout, runtime::cgroup::DetectLayout());

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "cri/user_namespace.h"
 #include "proto/api.pb.h"
 #include "runtime/sys/errno.h"
 #include "runtime/sys/file.h"
@@ -63,6 +64,7 @@ std::vector<Mount> DefaultMounts(const MountInputs& in) {
         {"/etc/resolv.conf", in.resolv_conf_path}}) {
     if (source.empty()) continue;
     mounts.push_back({destination, "bind", source, {"rbind", "rprivate", file_access}, {}, {}});
+    if (in.user_namespace) mounts.back().options.push_back("idmap");
   }
   for (const std::string& volume : in.volumes) {
     mounts.push_back(
@@ -77,9 +79,6 @@ absl::Status CheckKind(const v1::Mount& mount) {
   }
   if (!mount.mount_options().empty()) {
     return absl::UnimplementedError("mount_options are not implemented");
-  }
-  if (!mount.uidmappings().empty() || !mount.gidmappings().empty()) {
-    return absl::UnimplementedError("id mappings of mounts are not implemented");
   }
   return absl::OkStatus();
 }
@@ -133,6 +132,17 @@ absl::Status CheckSource(const std::string& host_path, Propagation least) {
                    ", so the asked for propagation cannot work; see mount(8), --make-rshared"));
 }
 
+absl::Status TranslateIdMappings(const v1::Mount& mount, Mount* out) {
+  if (mount.uidmappings().empty() != mount.gidmappings().empty()) {
+    return absl::InvalidArgumentError("uidMappings and gidMappings go together");
+  }
+  if (mount.uidmappings().empty()) return absl::OkStatus();
+  DAVIT_ASSIGN_OR_RETURN(out->uid_mappings, TranslateMappings(mount.uidmappings()));
+  DAVIT_ASSIGN_OR_RETURN(out->gid_mappings, TranslateMappings(mount.gidmappings()));
+  out->options.push_back("idmap");
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Mount> Translate(const v1::Mount& mount, const MountInputs& inputs) {
   DAVIT_RETURN_IF_ERROR(CheckKind(mount));
   DAVIT_RETURN_IF_ERROR(CheckPaths(mount));
@@ -161,6 +171,7 @@ absl::StatusOr<Mount> Translate(const v1::Mount& mount, const MountInputs& input
   // Not "rro" alone: a reader of config.json who does not know it would see a writable mount.
   out.options.push_back(mount.readonly() ? "ro" : "rw");
   if (mount.recursive_read_only()) out.options.push_back("rro");
+  DAVIT_RETURN_IF_ERROR(TranslateIdMappings(mount, &out));
   return out;
 }
 

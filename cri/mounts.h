@@ -20,6 +20,7 @@ struct MountInputs {
   bool privileged = false;
   bool readonly_rootfs = false;
   bool host_ipc = false;
+  bool user_namespace = false;      // the pod has one: its files are mapped into it
   bool recursive_read_only = true;  // the kernel has mount_setattr
   // Host paths of the pod's files; "" = none.
   std::string hostname_path;
@@ -40,7 +41,7 @@ struct MountInputs {
 //
 // InvalidArgument: relative or missing paths, the root as destination, two mounts at one path,
 // recursive_read_only without readonly and private propagation, a source that cannot propagate.
-// Unimplemented: image volumes, id mappings, mount options.
+// id mappings of one kind only, or that overlap. Unimplemented: image volumes, mount options.
 absl::StatusOr<std::vector<runtime::spec::Mount>> BuildMounts(
     const google::protobuf::RepeatedPtrField<::runtime::v1::Mount>& mounts,
     const MountInputs& inputs);

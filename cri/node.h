@@ -17,6 +17,7 @@ struct Node {
   // Containers' oom_score_adj cannot go below this: the daemon's own, unless it may lower it.
   int oom_score_adj_floor = -1000;
   std::string hostname;
+  absl::Status user_namespaces;  // OK, or why pods cannot have them
 };
 
 absl::StatusOr<Node> InspectNode(sys::KernelFeatures features);

@@ -42,9 +42,10 @@ void FillStatus(const NodeService& service, bool verbose, v1::StatusResponse* ou
     handler->set_name(name);
     handler->mutable_features()->set_recursive_read_only_mounts(
         service.node.features.mount_setattr);
-    handler->mutable_features()->set_user_namespaces(false);
+    handler->mutable_features()->set_user_namespaces(service.node.user_namespaces.ok());
   }
   out->mutable_features()->set_supplemental_groups_policy(true);
+  out->mutable_features()->set_user_namespaces_host_network(service.node.user_namespaces.ok());
   if (!verbose) return;
   auto& info = *out->mutable_info();
   info["config"] = service.config_json;

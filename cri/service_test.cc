@@ -40,7 +40,7 @@ TEST_F(ServiceTest, VersionStatusAndRuntimeConfigAreWhatClientsDemand) {
   EXPECT_EQ(status.runtime_handlers(0).name(), "");
   EXPECT_EQ(status.runtime_handlers(1).name(), "davit");
   EXPECT_TRUE(status.runtime_handlers(1).features().recursive_read_only_mounts());
-  EXPECT_FALSE(status.runtime_handlers(1).features().user_namespaces());
+  EXPECT_TRUE(status.runtime_handlers(1).features().user_namespaces());
   EXPECT_TRUE(status.features().supplemental_groups_policy());
   EXPECT_EQ(nlohmann::json::parse(status.info().at("config"))["stateDir"], "/run/davit");
   EXPECT_EQ(nlohmann::json::parse(status.info().at("cniconfig"))["name"], "fake");

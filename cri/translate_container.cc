@@ -16,6 +16,7 @@
 #include "cri/security.h"
 #include "cri/signals.h"
 #include "cri/translate_pod.h"
+#include "cri/user_namespace.h"
 #include "proto/api.pb.h"
 #include "runtime/sys/errno.h"
 
@@ -169,6 +170,7 @@ absl::StatusOr<std::vector<runtime::spec::Mount>> TranslateMounts(const v1::Cont
   mounts.hosts_path = in.pod->hosts_path;
   mounts.resolv_conf_path = in.pod->resolv_conf_path;
   // A volume is a directory that can be written; the writable layer is one unless it is read-only.
+  mounts.user_namespace = !in.pod->spec.uid_mappings.empty();
   mounts.volumes = mounts.readonly_rootfs ? in.image->config.volumes : in.missing_volumes;
   std::erase_if(mounts.volumes, [](const std::string& volume) {
     return CleanPath(volume) == "/" || volume.size() >= PATH_MAX ||
@@ -197,7 +199,8 @@ std::map<std::string, std::string> Annotations(const v1::ContainerConfig& config
 absl::Status TranslatePidMode(const v1::ContainerConfig& config, const ContainerInputs& in,
                               sandbox::ContainerSpec* spec) {
   const v1::NamespaceOption& options = Security(config).namespace_options();
-  DAVIT_RETURN_IF_ERROR(CheckUserNamespace(options));
+  DAVIT_RETURN_IF_ERROR(CheckContainerUserNamespace(
+      options, in.pod_config->linux().security_context().namespace_options()));
   spec->pid = in.pod->spec.pid;  // mode POD is whatever the pod has
   switch (options.pid()) {
     case v1::POD:

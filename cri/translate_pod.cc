@@ -3,10 +3,13 @@
 #include <arpa/inet.h>
 #include <limits.h>
 
+#include <utility>
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "cri/metadata.h"
+#include "cri/user_namespace.h"
 #include "proto/api.pb.h"
 #include "runtime/sys/errno.h"
 
@@ -77,7 +80,10 @@ absl::Status TranslateNamespaces(const v1::NamespaceOption& options, sandbox::Po
   DAVIT_ASSIGN_OR_RETURN(spec->network, Mode("network", options.network(), false));
   DAVIT_ASSIGN_OR_RETURN(spec->ipc, Mode("ipc", options.ipc(), false));
   DAVIT_ASSIGN_OR_RETURN(spec->pid, Mode("pid", options.pid(), true));
-  return CheckUserNamespace(options);
+  DAVIT_ASSIGN_OR_RETURN(UserNamespace userns, TranslateUserNamespace(options));
+  spec->uid_mappings = std::move(userns.uids);
+  spec->gid_mappings = std::move(userns.gids);
+  return absl::OkStatus();
 }
 
 bool IsAddress(const std::string& text) {
@@ -150,22 +156,6 @@ absl::Status CheckRuntimeHandler(absl::string_view handler) {
                                                  "\"; this node has \"", kRuntimeHandler, "\""));
 }
 
-absl::Status CheckUserNamespace(const v1::NamespaceOption& options) {
-  if (!options.has_userns_options()) return absl::OkStatus();
-  const v1::UserNamespace& userns = options.userns_options();
-  switch (userns.mode()) {
-    case v1::NODE:
-      if (userns.uids().empty() && userns.gids().empty()) return absl::OkStatus();
-      return Invalid("userns_options", "the node's user namespace cannot have mappings");
-    case v1::POD:
-      return absl::UnimplementedError(
-          "userns_options: this runtime handler does not support user namespaces");
-    default:
-      return Invalid("userns_options",
-                     absl::StrCat("mode ", static_cast<int>(userns.mode()), " is not possible"));
-  }
-}
-
 std::string PodKey(const v1::PodSandboxMetadata& metadata) {
   return absl::StrCat(metadata.name(), "_", metadata.namespace_(), "_", metadata.uid(), "_",
                       metadata.attempt());
@@ -191,6 +181,7 @@ absl::StatusOr<sandbox::PodSpec> TranslatePod(const v1::PodSandboxConfig& config
   sandbox::PodSpec spec;
   DAVIT_RETURN_IF_ERROR(
       TranslateNamespaces(config.linux().security_context().namespace_options(), &spec));
+  if (!spec.uid_mappings.empty()) DAVIT_RETURN_IF_ERROR(options.user_namespaces);
   DAVIT_RETURN_IF_ERROR(TranslatePorts(config, &spec));
   spec.name_key = PodKey(config.metadata());
   spec.name = config.metadata().name();

@@ -9,7 +9,6 @@
 #include "sandbox/manager.h"
 
 namespace runtime::v1 {
-class NamespaceOption;
 class PodSandboxConfig;
 class PodSandboxMetadata;
 }  // namespace runtime::v1
@@ -23,6 +22,7 @@ absl::Status CheckRuntimeHandler(absl::string_view handler);
 struct PodOptions {
   bool unprivileged_ports = true;
   bool unprivileged_icmp = true;
+  absl::Status user_namespaces;  // else why pods cannot have them on this node
 };
 
 // A pod as CRI describes it -> as the manager makes it. Pure and thread-safe.
@@ -32,9 +32,6 @@ struct PodOptions {
 absl::StatusOr<sandbox::PodSpec> TranslatePod(const ::runtime::v1::PodSandboxConfig& config,
                                               absl::string_view runtime_handler,
                                               const PodOptions& options);
-
-// Only a mode of NODE (or nothing) is possible: there are no user namespaces yet.
-absl::Status CheckUserNamespace(const ::runtime::v1::NamespaceOption& options);
 
 // "name_namespace_uid_attempt"
 std::string PodKey(const ::runtime::v1::PodSandboxMetadata& metadata);

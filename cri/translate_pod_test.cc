@@ -136,9 +136,8 @@ TEST(TranslatePodTest, BadInputIsInvalidAndNamesTheField) {
   expect(Error([&](C* c) { options(c)->set_pid(v1::TARGET); }), "pid");
   expect(Error([&](C* c) { options(c)->mutable_userns_options()->set_mode(v1::TARGET); }),
          "userns_options");
-  EXPECT_TRUE(absl::StartsWith(
-      Error([&](C* c) { options(c)->mutable_userns_options()->set_mode(v1::POD); }),
-      "UNIMPLEMENTED"));
+  expect(Error([&](C* c) { options(c)->mutable_userns_options()->set_mode(v1::POD); }),
+         "userns_options");
   EXPECT_EQ(Error([&](C* c) { options(c)->mutable_userns_options()->set_mode(v1::NODE); }), "(ok)");
 }
 

@@ -22,7 +22,8 @@ std::string NamespaceOf(int32_t pid, const char* name) {
 
 bool IsPodDecided(const Namespace& entry) {
   return entry.type == NamespaceType::kPid || entry.type == NamespaceType::kIpc ||
-         entry.type == NamespaceType::kUts || entry.type == NamespaceType::kNetwork;
+         entry.type == NamespaceType::kUts || entry.type == NamespaceType::kNetwork ||
+         entry.type == NamespaceType::kUser;
 }
 
 bool Has(const Spec& spec, NamespaceType type) {
@@ -62,6 +63,10 @@ void CompleteSpec(const PodTraits& pod, const ContainerNamespaces& container,
   namespaces.erase(std::remove_if(namespaces.begin(), namespaces.end(), IsPodDecided),
                    namespaces.end());
   if (!Has(*spec, NamespaceType::kMount)) namespaces.push_back({NamespaceType::kMount, ""});
+  spec->linux_.uid_mappings = pod.uid_mappings;
+  spec->linux_.gid_mappings = pod.gid_mappings;
+  // To whoever reads config.json it looks like a new one; the supervisor hands over the pod's.
+  if (!pod.uid_mappings.empty()) namespaces.push_back({NamespaceType::kUser, ""});
   AddPidNamespace(pod, container, spec);
   if (pod.network != NamespaceMode::kNode) {
     namespaces.push_back({NamespaceType::kNetwork, pod.netns_path});
@@ -90,8 +95,12 @@ absl::StatusOr<runtime::plan::CreateInputs> MakeCreateInputs(
     const std::string& container_id, const std::string& bundle_directory, const Spec& spec) {
   runtime::plan::CreateInputs inputs;
   inputs.container_id = container_id;
-  // The supervisor is a member of the pod's, so its children are born into them.
-  inputs.inherited = {NamespaceType::kNetwork, NamespaceType::kUts, NamespaceType::kIpc};
+  // The supervisor is a member of the pod's, so its children are born into them. Those that the pod
+  // shares with the node are the host's.
+  if (pod.network != NamespaceMode::kNode) {
+    inputs.inherited = {NamespaceType::kNetwork, NamespaceType::kUts};
+  }
+  if (pod.ipc != NamespaceMode::kNode) inputs.inherited.insert(NamespaceType::kIpc);
   inputs.join_pod_mount_namespace = true;
   inputs.pod_shm = pod.ipc != NamespaceMode::kNode;
   inputs.join_pid_namespace = JoinsPidNamespace(pod, container);

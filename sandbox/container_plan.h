@@ -35,6 +35,9 @@ struct PodTraits {
   std::string netns_path;
   int32_t supervisor_pid = 0;
   int32_t init_pid = 0;  // of the shared PID namespace, or 0
+  // Of the pod's user namespace; empty: the node's.
+  std::vector<runtime::spec::IdMapping> uid_mappings;
+  std::vector<runtime::spec::IdMapping> gid_mappings;
 };
 
 // The container's namespaces by its modes.
@@ -48,7 +51,7 @@ struct ContainerNamespaces {
 bool JoinsPidNamespace(const PodTraits& pod, const ContainerNamespaces& container);
 
 // Fills in the namespaces, the cgroup path and what the pod's namespaces hold already (hostname):
-// the result is the config.json that people see. Mount, cgroup, user and time namespaces are the
+// the result is the config.json that people see. Mount, cgroup and time namespaces are the
 // caller's, a missing mount namespace is added.
 void CompleteSpec(const PodTraits& pod, const ContainerNamespaces& container,
                   const std::string& cgroup_path, runtime::spec::Spec* spec);

@@ -40,6 +40,20 @@ TEST(ContainerPlanTest, ThePodsNamespacesReplaceWhatTheSpecSays) {
   EXPECT_EQ(spec.linux_.cgroups_path, "/pod/c");
 }
 
+TEST(ContainerPlanTest, APodsUserNamespaceIsItsContainersToo) {
+  PodTraits pod = SomePod();
+  pod.uid_mappings = {{0, 100000, 65536}};
+  pod.gid_mappings = {{0, 200000, 65536}};
+  Spec spec;
+  CompleteSpec(pod, {NamespaceMode::kContainer}, "/pod/c", &spec);
+  EXPECT_NE(Find(spec, NamespaceType::kUser), nullptr);
+  ASSERT_EQ(spec.linux_.gid_mappings.size(), 1u);
+  EXPECT_EQ(spec.linux_.gid_mappings[0].host_id, 200000u);
+  CompleteSpec(SomePod(), {NamespaceMode::kContainer}, "/pod/c", &spec);
+  EXPECT_EQ(Find(spec, NamespaceType::kUser), nullptr);
+  EXPECT_TRUE(spec.linux_.uid_mappings.empty());
+}
+
 TEST(ContainerPlanTest, TheNodesNamespacesAreThoseThatAreNotNamed) {
   PodTraits pod = SomePod();
   pod.network = pod.ipc = NamespaceMode::kNode;

@@ -126,7 +126,8 @@ absl::Status ManagerImpl::PrepareContainer(ContainerMaking* making) {
     const absl::Status removed = layers_->Remove(id);
     if (!removed.ok()) Report(Severity::kError, std::string(removed.message()));
   });
-  return layers_->Make(making->id, root_dir);
+  const PodSpec& pod_spec = making->pod->view()->spec;
+  return layers_->Make(making->id, root_dir, {pod_spec.uid_mappings, pod_spec.gid_mappings});
 }
 
 absl::StatusOr<int32_t> ManagerImpl::TargetPid(const Pod& pod, const ContainerSpec& spec) const {
@@ -154,6 +155,7 @@ absl::Status ManagerImpl::CompileContainer(ContainerMaking* making) {
   inputs.overlay->lower_dirs = making->lower_dirs;
   inputs.overlay->upper_dir = absl::StrCat(fixed.layer_directory, "/upper");
   inputs.overlay->work_dir = absl::StrCat(fixed.layer_directory, "/work");
+  inputs.overlay->idmap_lower = !pod.uid_mappings.empty();
   if (spec.linux_.seccomp.has_value()) {
     DAVIT_ASSIGN_OR_RETURN(making->seccomp, seccomp_.Get(*spec.linux_.seccomp));
     inputs.has_seccomp = true;
@@ -164,6 +166,7 @@ absl::Status ManagerImpl::CompileContainer(ContainerMaking* making) {
   DAVIT_ASSIGN_OR_RETURN(making->plan, sys::SealedMemfd("davit-plan", plan->blob));
   auto exec = std::make_shared<ExecTemplate>();
   exec->process = *spec.process;
+  exec->uid_mappings = spec.linux_.uid_mappings;
   exec->seccomp = making->seccomp;
   making->container->set_exec_template(std::move(exec));
   return absl::OkStatus();

@@ -28,6 +28,10 @@ absl::StatusOr<runtime::plan::CompiledPlan> CompileExecPlan(const NodeTraits& no
   process.console_size.reset();
   runtime::plan::ExecInputs inputs =
       MakeExecInputs(node, container.id, exec_id, container.cgroup_path);
+  if (!exec_template.uid_mappings.empty()) {
+    inputs.join.insert(runtime::spec::NamespaceType::kUser);
+    inputs.uid_mappings = exec_template.uid_mappings;
+  }
   if (exec_template.seccomp != nullptr) {
     inputs.has_seccomp = true;
     inputs.seccomp_flags = exec_template.seccomp->flags;
@@ -93,6 +97,7 @@ absl::StatusOr<std::shared_ptr<const ExecTemplate>> ManagerImpl::TemplateOf(
   }
   auto made = std::make_shared<ExecTemplate>();
   made->process = *std::move(spec->process);
+  made->uid_mappings = std::move(spec->linux_.uid_mappings);
   if (spec->linux_.seccomp.has_value()) {
     DAVIT_ASSIGN_OR_RETURN(made->seccomp, seccomp_.Get(*spec->linux_.seccomp));
   }

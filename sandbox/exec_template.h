@@ -2,6 +2,7 @@
 #define DAVIT_SANDBOX_EXEC_TEMPLATE_H_
 
 #include <memory>
+#include <vector>
 
 #include "runtime/seccomp/cache.h"
 #include "runtime/spec/spec.h"
@@ -14,6 +15,7 @@ namespace davit::sandbox {
 struct ExecTemplate {
   runtime::spec::Process process;
   std::shared_ptr<const runtime::seccomp::CachedProgram> seccomp;  // null: none
+  std::vector<runtime::spec::IdMapping> uid_mappings;  // of its user namespace; empty: the node's
 };
 
 }  // namespace davit::sandbox

@@ -121,6 +121,8 @@ PodTraits ManagerImpl::TraitsOf(const Pod& pod) const {
   traits.netns_path = view->netns_path;
   traits.supervisor_pid = view->pid;
   traits.init_pid = pod.init_pid();
+  traits.uid_mappings = view->spec.uid_mappings;
+  traits.gid_mappings = view->spec.gid_mappings;
   return traits;
 }
 

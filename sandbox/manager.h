@@ -62,6 +62,9 @@ struct PodSpec {
   NamespaceMode network = NamespaceMode::kPod;
   NamespaceMode ipc = NamespaceMode::kPod;
   NamespaceMode pid = NamespaceMode::kPod;  // kPod: shared by the containers; kContainer: one each
+  // Not empty: the pod and its containers get a user namespace of their own with these.
+  std::vector<runtime::spec::IdMapping> uid_mappings;
+  std::vector<runtime::spec::IdMapping> gid_mappings;
   std::map<std::string, std::string> sysctls;
   std::optional<DnsConfig> dns;  // absent: the node's resolv.conf
   std::vector<PortMapping> port_mappings;

@@ -20,6 +20,26 @@ void Append(const std::vector<std::string>& from, Repeated* to) {
   for (const std::string& value : from) *to->Add() = value;
 }
 
+template <typename Records>
+void AppendMaps(const std::vector<runtime::spec::IdMapping>& from, Records* to) {
+  to->Clear();
+  for (const runtime::spec::IdMapping& map : from) {
+    auto* added = to->Add();
+    added->set_container_id(map.container_id);
+    added->set_host_id(map.host_id);
+    added->set_size(map.size);
+  }
+}
+
+template <typename Records>
+std::vector<runtime::spec::IdMapping> MapsFrom(const Records& records) {
+  std::vector<runtime::spec::IdMapping> maps;
+  for (const auto& map : records) {
+    maps.push_back({map.container_id(), map.host_id(), map.size()});
+  }
+  return maps;
+}
+
 void SpecToRecord(const PodSpec& spec, state::v1::PodRecord* record) {
   record->set_name_key(spec.name_key);
   record->set_name(spec.name);
@@ -49,6 +69,8 @@ void SpecToRecord(const PodSpec& spec, state::v1::PodRecord* record) {
   for (const auto& [key, value] : spec.annotations) (*record->mutable_annotations())[key] = value;
   record->set_runtime_handler(spec.runtime_handler);
   record->set_metadata(SerializeMetadata(spec.metadata));
+  AppendMaps(spec.uid_mappings, record->mutable_uid_mappings());
+  AppendMaps(spec.gid_mappings, record->mutable_gid_mappings());
 }
 
 PodSpec SpecFromRecord(const state::v1::PodRecord& record) {
@@ -75,6 +97,8 @@ PodSpec SpecFromRecord(const state::v1::PodRecord& record) {
   }
   spec.annotations = {record.annotations().begin(), record.annotations().end()};
   spec.runtime_handler = record.runtime_handler();
+  spec.uid_mappings = MapsFrom(record.uid_mappings());
+  spec.gid_mappings = MapsFrom(record.gid_mappings());
   return spec;
 }
 

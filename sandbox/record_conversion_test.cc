@@ -41,6 +41,8 @@ TEST(RecordConversionTest, APodComesBackFromItsRecordAsItWas) {
   view.spec.dns = DnsConfig{{"1.1.1.1"}, {"x"}, {"ndots:2"}};
   view.spec.port_mappings = {{"tcp", 80, 8080, "127.0.0.1"}};
   view.spec.annotations = {{"k", "\xff"}};
+  view.spec.uid_mappings = {{0, 100000, 65536}};
+  view.spec.gid_mappings = {{0, 200000, 65536}};
   view.metadata = view.spec.metadata = std::make_shared<TextMetadata>("m");
   state::v1::PodRecord record, again;
   ToRecord(view, &record);
@@ -48,6 +50,8 @@ TEST(RecordConversionTest, APodComesBackFromItsRecordAsItWas) {
   ASSERT_TRUE(back.ok()) << back.status();
   ToRecord(*back, &again);
   EXPECT_EQ(again.SerializeAsString(), record.SerializeAsString());
+  ASSERT_EQ(back->spec.gid_mappings.size(), 1u);
+  EXPECT_EQ(back->spec.gid_mappings[0].host_id, 200000u);
   EXPECT_EQ(back->resolv_conf_path, "/run/davit/pods/p/resolv.conf");
   EXPECT_EQ(back->spec.dns->servers, std::vector<std::string>{"1.1.1.1"});
 }

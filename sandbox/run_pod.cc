@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/spec/id_mapping.h"
 #include "runtime/sys/errno.h"
 #include "runtime/sys/file.h"
 #include "sandbox/hello.h"
@@ -47,6 +48,34 @@ absl::Status CheckSpec(const PodSpec& spec) {
   return absl::OkStatus();
 }
 
+template <typename Maps>
+void AddIdMaps(const std::vector<runtime::spec::IdMapping>& from, Maps* to) {
+  for (const runtime::spec::IdMapping& map : from) {
+    auto* added = to->Add();
+    added->set_container_id(map.container_id);
+    added->set_host_id(map.host_id);
+    added->set_size(map.size);
+  }
+}
+
+// Procfs, sysfs, message queues and so on of namespaces that the pod's user namespace does not own
+// cannot be mounted in it.
+absl::Status CheckUserNamespace(const PodSpec& spec, const sys::KernelFeatures& features) {
+  if (spec.uid_mappings.empty() && spec.gid_mappings.empty()) return absl::OkStatus();
+  DAVIT_RETURN_IF_ERROR(sys::Annotate(runtime::spec::CheckMappings(spec.uid_mappings),
+                                      "run pod: user namespace: uids"));
+  DAVIT_RETURN_IF_ERROR(sys::Annotate(runtime::spec::CheckMappings(spec.gid_mappings),
+                                      "run pod: user namespace: gids"));
+  if (!runtime::spec::HostId(spec.uid_mappings, 0) || !runtime::spec::HostId(spec.gid_mappings, 0)) {
+    return absl::InvalidArgumentError("run pod: user namespace: id 0 is not mapped");
+  }
+  if (spec.ipc == NamespaceMode::kNode || spec.pid == NamespaceMode::kNode) {
+    return absl::InvalidArgumentError(
+        "run pod: a pod with a user namespace cannot have the node's IPC or PID namespace");
+  }
+  return sys::CheckUserNamespaces(features);
+}
+
 }  // namespace
 
 // A pod on its way; what it holds goes with it unless the pod is published.
@@ -82,6 +111,7 @@ absl::StatusOr<std::string> ManagerImpl::RunPod(PodSpec spec) {
 
 absl::Status ManagerImpl::BeginPod(PodRun* run) {
   DAVIT_RETURN_IF_ERROR(CheckSpec(run->spec));
+  DAVIT_RETURN_IF_ERROR(CheckUserNamespace(run->spec, node_.features));
   DAVIT_ASSIGN_OR_RETURN(run->sysctls, PodSysctls(run->spec));
   if (run->spec.network == NamespaceMode::kPod) {
     const NetworkStatus network = network_->Status();
@@ -139,6 +169,8 @@ absl::Status ManagerImpl::StartSupervisor(PodRun* run) {
   config.set_new_ipc_namespace(run->spec.ipc == NamespaceMode::kPod);
   config.set_shared_pid_namespace(run->spec.pid == NamespaceMode::kPod);
   config.set_netns_path(run->pod->view()->netns_path);
+  AddIdMaps(run->spec.uid_mappings, config.mutable_uid_maps());
+  AddIdMaps(run->spec.gid_mappings, config.mutable_gid_maps());
   if (config.new_uts_namespace()) config.set_hostname(run->spec.hostname);
   for (const auto& [name, value] : run->sysctls) (*config.mutable_sysctls())[name] = value;
   config.set_oom_score_adj(std::max(kSupervisorOomScore, node_.limits.oom_score_adj_floor));

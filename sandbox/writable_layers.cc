@@ -7,9 +7,11 @@
 
 #include <cerrno>
 #include <cstring>
+#include <optional>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "runtime/spec/id_mapping.h"
 #include "runtime/sys/errno.h"
 #include "runtime/sys/file.h"
 #include "sandbox/ids.h"
@@ -39,7 +41,14 @@ absl::Status CopyAttributes(int from, int to) {
   return absl::OkStatus();
 }
 
-absl::Status MakeUpper(int layer, const std::string& root_dir) {
+uint32_t Mapped(const std::vector<runtime::spec::IdMapping>& maps, uint32_t id) {
+  if (maps.empty()) return id;
+  const std::optional<uint32_t> mapped = runtime::spec::HostId(maps, id);
+  return mapped.value_or(runtime::spec::HostId(maps, 0).value_or(maps[0].host_id));
+}
+
+absl::Status MakeUpper(int layer, const std::string& root_dir,
+                       const WritableLayers::Owners& owners) {
   DAVIT_ASSIGN_OR_RETURN(const sys::UniqueFd root,
                          sys::OpenAt(AT_FDCWD, root_dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
   struct stat st;
@@ -48,7 +57,9 @@ absl::Status MakeUpper(int layer, const std::string& root_dir) {
   DAVIT_ASSIGN_OR_RETURN(const sys::UniqueFd upper,
                          sys::OpenAt(layer, "upper", O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
   // The owner first: a change of it clears the set-id bits.
-  if (fchown(upper.get(), st.st_uid, st.st_gid) != 0) return sys::ErrnoStatus(errno, "chown upper");
+  if (fchown(upper.get(), Mapped(owners.uids, st.st_uid), Mapped(owners.gids, st.st_gid)) != 0) {
+    return sys::ErrnoStatus(errno, "chown upper");
+  }
   if (fchmod(upper.get(), st.st_mode & 07777) != 0) return sys::ErrnoStatus(errno, "chmod upper");
   return CopyAttributes(root.get(), upper.get());
 }
@@ -79,13 +90,14 @@ std::string WritableLayers::DirectoryOf(const std::string& container_id) const {
   return absl::StrCat(containers_, "/", container_id);
 }
 
-absl::Status WritableLayers::Make(const std::string& container_id, const std::string& root_dir) {
+absl::Status WritableLayers::Make(const std::string& container_id, const std::string& root_dir,
+                                  const Owners& owners) {
   const std::string path = DirectoryOf(container_id);
   if (mkdir(path.c_str(), 0711) != 0) {
     return sys::ErrnoStatus(errno, absl::StrCat("make writable layer ", path));
   }
   DAVIT_ASSIGN_OR_RETURN(const sys::UniqueFd layer, sys::OpenDirAt(AT_FDCWD, path));
-  return sys::Annotate(MakeUpper(layer.get(), root_dir), absl::StrCat("writable layer ", path));
+  return sys::Annotate(MakeUpper(layer.get(), root_dir, owners), absl::StrCat("writable layer ", path));
 }
 
 absl::Status WritableLayers::Remove(const std::string& container_id) {

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "runtime/spec/spec.h"
 #include "sandbox/workers.h"
 
 namespace davit::sandbox {
@@ -22,10 +23,17 @@ class WritableLayers {
   ~WritableLayers();
 
   std::string DirectoryOf(const std::string& container_id) const;
+  // The container's user namespace; both empty: the node's.
+  struct Owners {
+    std::vector<runtime::spec::IdMapping> uids;
+    std::vector<runtime::spec::IdMapping> gids;
+  };
   // Makes the container's directory and in it `upper`, with owner, mode and extended attributes of
-  // `root_dir`: overlayfs shows the payload its upper directory's as those of "/". `work` is made
-  // by the container's plan. AlreadyExists.
-  absl::Status Make(const std::string& container_id, const std::string& root_dir);
+  // `root_dir`: overlayfs shows the payload its upper directory's as those of "/". The owner is
+  // mapped as that of every file in the image is; one that `owners` leaves out becomes the
+  // container's root. `work` is made by the container's plan. AlreadyExists.
+  absl::Status Make(const std::string& container_id, const std::string& root_dir,
+                    const Owners& owners);
   // Renames the layer into the trash, which costs the same however large it is, and unlinks it in
   // the background. A missing layer is success.
   absl::Status Remove(const std::string& container_id);

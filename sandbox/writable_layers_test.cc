@@ -25,8 +25,8 @@ TEST_F(WritableLayersTest, ALayerIsGoneAtOnceAndItsFilesSoon) {
   {
     auto layers = WritableLayers::Open(root_);
     ASSERT_TRUE(layers.ok()) << layers.status();
-    ASSERT_TRUE((*layers)->Make(id_, root_).ok());
-    EXPECT_EQ((*layers)->Make(id_, root_).code(), absl::StatusCode::kAlreadyExists);
+    ASSERT_TRUE((*layers)->Make(id_, root_, {}).ok());
+    EXPECT_EQ((*layers)->Make(id_, root_, {}).code(), absl::StatusCode::kAlreadyExists);
     ASSERT_TRUE(sys::MakeDirs((*layers)->DirectoryOf(id_) + "/upper/a/b/c", 0755).ok());
     EXPECT_EQ(*(*layers)->List(), std::vector<std::string>{id_});
     EXPECT_TRUE((*layers)->Remove(id_).ok());
@@ -45,7 +45,7 @@ TEST_F(WritableLayersTest, TheUpperDirectoryLooksLikeTheImagesRoot) {
   ASSERT_EQ(chmod(image.c_str(), 03751), 0);
   ASSERT_EQ(setxattr(image.c_str(), "user.kind", "root", 4, 0), 0);
   ASSERT_EQ(setxattr(image.c_str(), "trusted.overlay.opaque", "y", 1, 0), 0);
-  const absl::Status made = (*layers)->Make(id_, image);
+  const absl::Status made = (*layers)->Make(id_, image, {});
   ASSERT_TRUE(made.ok()) << made;
   const std::string upper = (*layers)->DirectoryOf(id_) + "/upper";
   struct stat st;
@@ -56,6 +56,19 @@ TEST_F(WritableLayersTest, TheUpperDirectoryLooksLikeTheImagesRoot) {
   char value[8];
   ASSERT_EQ(getxattr(upper.c_str(), "user.kind", value, sizeof value), 4);
   EXPECT_LT(getxattr(upper.c_str(), "trusted.overlay.opaque", value, sizeof value), 0);
+}
+
+TEST_F(WritableLayersTest, TheOwnerIsMappedIntoTheContainersUserNamespace) {
+  auto layers = WritableLayers::Open(root_);
+  ASSERT_TRUE(layers.ok()) << layers.status();
+  const std::string image = root_ + "/image";
+  ASSERT_TRUE(sys::MakeDirs(image, 0755).ok());
+  ASSERT_EQ(chown(image.c_str(), 12, 4000), 0);
+  ASSERT_TRUE((*layers)->Make(id_, image, {{{0, 100000, 1000}}, {{0, 200000, 1000}}}).ok());
+  struct stat st;
+  ASSERT_EQ(stat(((*layers)->DirectoryOf(id_) + "/upper").c_str(), &st), 0);
+  EXPECT_EQ(st.st_uid, 100012u);
+  EXPECT_EQ(st.st_gid, 200000u) << "one that is not mapped becomes root";
 }
 
 TEST_F(WritableLayersTest, TrashOfAKilledDaemonIsEmptiedAtTheNextStart) {

@@ -12,6 +12,7 @@
 #include "runtime/plan/builder.h"
 #include "runtime/plan/context.h"
 #include "runtime/plan/plan.h"
+#include "runtime/spec/id_mapping.h"
 #include "runtime/sys/errno.h"
 
 namespace davit::runtime::plan {
@@ -24,24 +25,6 @@ const spec::Namespace* FindNamespace(const spec::Spec& spec, NamespaceType type)
     if (ns.type == type) return &ns;
   }
   return nullptr;
-}
-
-std::string MapText(const std::vector<spec::IdMapping>& maps) {
-  std::string text;
-  for (const spec::IdMapping& map : maps) {
-    absl::StrAppend(&text, map.container_id, " ", map.host_id, " ", map.size, "\n");
-  }
-  return text;
-}
-
-// The host's id for one of the container's; UINT32_MAX if the maps do not say.
-uint32_t HostId(const std::vector<spec::IdMapping>& maps, uint32_t id) {
-  for (const spec::IdMapping& map : maps) {
-    if (id >= map.container_id && id - map.container_id < map.size) {
-      return map.host_id + (id - map.container_id);
-    }
-  }
-  return UINT32_MAX;
 }
 
 // The groups with their limits, written while they are empty; then the way in: by birth for the
@@ -142,8 +125,8 @@ class CreateCompiler {
         }
         Op& op = builder_.Parent(Code::kMakeUserNamespace);
         op.b = slot;
-        op.s = builder_.String(MapText(spec_.linux_.uid_mappings));
-        op.t = builder_.String(MapText(spec_.linux_.gid_mappings));
+        op.s = builder_.String(spec::MapText(spec_.linux_.uid_mappings));
+        op.t = builder_.String(spec::MapText(spec_.linux_.gid_mappings));
       } else {
         OpenNamespace(*user, slot);
       }
@@ -194,8 +177,8 @@ class CreateCompiler {
     if (overlay.volatile_upper) op.flags |= kVolatile;
     if (context_.user_namespace && !spec_.linux_.uid_mappings.empty()) {
       // The rootfs' own directory belongs to the container's root.
-      op.x = HostId(spec_.linux_.uid_mappings, 0);
-      op.y = HostId(spec_.linux_.gid_mappings, 0);
+      op.x = spec::HostId(spec_.linux_.uid_mappings, 0).value_or(UINT32_MAX);
+      op.y = spec::HostId(spec_.linux_.gid_mappings, 0).value_or(UINT32_MAX);
     }
     KeepClone();
     return absl::OkStatus();
@@ -257,7 +240,9 @@ class CreateCompiler {
     process.user_namespace = context_.user_namespace;
     if (inputs_.session_keyring) process.keyring = absl::StrCat("_ses.", inputs_.container_id);
     process.host_uid =
-        context_.user_namespace ? HostId(spec_.linux_.uid_mappings, user.uid) : user.uid;
+        context_.user_namespace
+            ? spec::HostId(spec_.linux_.uid_mappings, user.uid).value_or(UINT32_MAX)
+            : user.uid;
     return process;
   }
 

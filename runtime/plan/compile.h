@@ -98,6 +98,9 @@ struct ExecInputs {
   // CLONE_NEW* to join; the others are inherited from the creator. Mount and cgroup always are.
   std::set<spec::NamespaceType> join = {spec::NamespaceType::kMount, spec::NamespaceType::kCgroup};
   bool join_pid_namespace = true;  // by kTarget
+  // With kUser in `join`: the namespace's map of user ids, so that the pipes can be given to the
+  // process's user.
+  std::vector<spec::IdMapping> uid_mappings;
   // The container's group in each hierarchy (only path and unified are read).
   std::vector<CgroupDirectory> cgroups;
   // Name of a leaf made under the container's group in the unified hierarchy ("exec-7"), so that

@@ -10,6 +10,7 @@
 #include "absl/strings/str_split.h"
 #include "runtime/plan/context.h"
 #include "runtime/plan/mount_options.h"
+#include "runtime/spec/id_mapping.h"
 #include "runtime/stage/pod_paths.h"
 
 namespace davit::runtime::plan {
@@ -37,14 +38,6 @@ bool IsOneOf(const std::string& value, const char* const* begin, const char* con
 bool HasOption(const MountOptions& options, absl::string_view prefix) {
   return std::any_of(options.filesystem.begin(), options.filesystem.end(),
                      [&](const std::string& option) { return absl::StartsWith(option, prefix); });
-}
-
-std::string MapText(const std::vector<spec::IdMapping>& maps) {
-  std::string text;
-  for (const spec::IdMapping& map : maps) {
-    absl::StrAppend(&text, map.container_id, " ", map.host_id, " ", map.size, "\n");
-  }
-  return text;
 }
 
 // A mount that is prepared; what is left is to put it somewhere.
@@ -205,16 +198,20 @@ class MountCompiler {
     if (mount.uid_mappings.empty() != mount.gid_mappings.empty()) {
       return absl::InvalidArgumentError("uidMappings and gidMappings go together");
     }
-    if (mount.uid_mappings.empty()) {
-      if (context_.user_namespace_slot < 0) {
-        return absl::InvalidArgumentError("idmap without mappings needs a user namespace");
-      }
+    const spec::Linux& linux_ = context_.spec.linux_;
+    const bool own = context_.user_namespace_slot >= 0 &&
+                     spec::SameMappings(mount.uid_mappings, linux_.uid_mappings) &&
+                     spec::SameMappings(mount.gid_mappings, linux_.gid_mappings);
+    if (mount.uid_mappings.empty() && context_.user_namespace_slot < 0) {
+      return absl::InvalidArgumentError("idmap without mappings needs a user namespace");
+    }
+    if (mount.uid_mappings.empty() || own) {
       op->c = context_.user_namespace_slot;
     } else {
       Op& make = builder_.Parent(Code::kMakeUserNamespace);
       make.b = builder_.NewSlot();
-      make.s = builder_.String(MapText(mount.uid_mappings));
-      make.t = builder_.String(MapText(mount.gid_mappings));
+      make.s = builder_.String(spec::MapText(mount.uid_mappings));
+      make.t = builder_.String(spec::MapText(mount.gid_mappings));
       op->c = make.b;
     }
     return absl::OkStatus();

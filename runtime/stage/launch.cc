@@ -231,6 +231,11 @@ absl::Status Failure::ToStatus() const {
   if (error_number == 0) {
     return absl::AbortedError(absl::StrCat(what, ": the process was killed meanwhile"));
   }
+  // Only SetBindAttributes and AddLayer give this for these operations.
+  if (error_number == EMEDIUMTYPE) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(what, ": mounts of this file system cannot be id-mapped, which a user namespace needs"));
+  }
   return JoinError(error_number, what);
 }
 

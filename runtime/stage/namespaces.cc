@@ -143,7 +143,7 @@ bool AttachNew(Outcome* outcome, int root, const char* name, const char* type, c
 
 // An empty root instead of a copy of the host's mounts: those would keep every one of them busy for
 // as long as the pod lives, and cost each container's namespace a copy of the table.
-void BuildMounts(Outcome* outcome, const char* shm_size, bool with_kernel_views) {
+void BuildMounts(Outcome* outcome, const char* shm_size, bool with_proc, bool with_sysfs) {
   constexpr uint64_t kPlain = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
   const int private_result = static_cast<int>(
       raw::Call(SYS_mount, static_cast<char*>(nullptr), "/", static_cast<char*>(nullptr),
@@ -153,8 +153,10 @@ void BuildMounts(Outcome* outcome, const char* shm_size, bool with_kernel_views)
   if (!Check(outcome, "mount the pod's root", root)) return;
   if (!Check(outcome, "attach the pod's root", raw::MoveMount(root, AT_FDCWD, "/", 0))) return;
   if (!AttachNew(outcome, root, kPodShmPath + 1, "tmpfs", "size", shm_size, kPlain)) return;
-  if (with_kernel_views) {
+  if (with_proc) {
     if (!AttachNew(outcome, root, "proc", "proc", nullptr, nullptr, kPlain)) return;
+  }
+  if (with_sysfs) {
     if (!AttachNew(outcome, root, "sys", "sysfs", nullptr, nullptr, kPlain)) return;
   }
   if (!Check(outcome, "enter the pod's root", raw::Call(SYS_fchdir, root))) return;
@@ -197,7 +199,9 @@ absl::StatusOr<PodNamespaces> CreatePodNamespaces(const PodNamespaceOptions& opt
                raw::Call(SYS_unshare, static_cast<unsigned long>(others | CLONE_NEWNS)))) {
       return;
     }
-    BuildMounts(outcome, shm_size.c_str(), user);
+    // A sysfs shows a network namespace, and the host's is not ours to mount. Containers on the host's
+    // network get a clone of the host's own.
+    BuildMounts(outcome, shm_size.c_str(), user, user && options.network);
   };
   // With a user namespace it is the first of a pid namespace as well: procfs may be mounted by the
   // owner of the mounter's pid namespace only.

@@ -25,8 +25,8 @@ struct PodNamespaceOptions {
 
 struct PodNamespaces {
   // Private, and almost empty: a read-only tmpfs as its root, the pod's /dev/shm at kPodShmPath,
-  // and with a user namespace a procfs and a sysfs (without a fully visible one the kernel refuses
-  // new ones there). It pins none of the host's mounts.
+  // and with a user namespace a procfs, and, if the network is its own, a sysfs (without a fully
+  // visible one the kernel refuses new ones there). It pins none of the host's mounts.
   sys::UniqueFd mount;
   sys::UniqueFd user;
   sys::UniqueFd network;

@@ -24,6 +24,8 @@ namespace {
 constexpr unsigned kAtRecursive = 0x8000;
 // More layers than this no kernel accepts (OVL_MAX_STACK).
 constexpr size_t kMaxLayers = 500;
+// An errno that no other system call here gives: Failure::ToStatus explains it.
+constexpr int kCannotIdMap = -EMEDIUMTYPE;
 
 int Stat(const char* path, struct stat* st) {
   return static_cast<int>(raw::Call(SYS_newfstatat, AT_FDCWD, path, st, 0));
@@ -82,7 +84,7 @@ int AddLayer(int fs, const char* path, int user_namespace, Layers* layers) {
   attr.set = MOUNT_ATTR_IDMAP;
   attr.userns_fd = static_cast<uint64_t>(user_namespace);
   const int result = raw::MountSetattr(tree, "", AT_EMPTY_PATH, attr);
-  if (result < 0) return result;
+  if (result < 0) return result == -EINVAL ? kCannotIdMap : result;
   char name[32];
   FdPath(tree, name);
   return raw::FsConfigString(fs, "lowerdir+", name);
@@ -162,12 +164,17 @@ int SetBindAttributes(int mount, const Op& op, int idmap) {
   top.set = op.x;
   top.clear = op.y;
   if (!recursive || !deep) top.propagation = type;
-  if (idmap >= 0) {
-    top.set |= MOUNT_ATTR_IDMAP;
-    top.userns_fd = static_cast<uint64_t>(idmap);
+  if (top.set != 0 || top.clear != 0 || top.propagation != 0) {
+    const int result = raw::MountSetattr(mount, "", AT_EMPTY_PATH, top);
+    if (result < 0) return result;
   }
-  if (top.set == 0 && top.clear == 0 && top.propagation == 0) return 0;
-  return raw::MountSetattr(mount, "", AT_EMPTY_PATH, top);
+  if (idmap < 0) return 0;
+  // By itself, so that its failure says what failed.
+  raw::MountAttr mapped;
+  mapped.set = MOUNT_ATTR_IDMAP;
+  mapped.userns_fd = static_cast<uint64_t>(idmap);
+  const int result = raw::MountSetattr(mount, "", AT_EMPTY_PATH, mapped);
+  return result == -EINVAL ? kCannotIdMap : result;
 }
 
 int MakeOverlay(Stage& stage, const Op& op) {

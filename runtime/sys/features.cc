@@ -209,29 +209,51 @@ bool WriteMap(pid_t pid, const char* file) {
   return WriteExistingAt(AT_FDCWD, path, "0 100000 65536").ok();
 }
 
+// A user namespace of its own that lives until this goes out of scope.
+class ScratchUserNamespace {
+ public:
+  ScratchUserNamespace() {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) != 0) return;
+    read_end_.reset(ends[0]);
+    write_end_.reset(ends[1]);
+    argument_.wait_fd = read_end_.get();
+    child_ = CloneChild(stack_, CLONE_NEWUSER | CLONE_FILES, WaitForEnd, &argument_);
+    if (child_.pid <= 0) return;
+    if (!WriteMap(child_.pid, "uid_map") || !WriteMap(child_.pid, "gid_map")) return;
+    works_ = true;
+    fd_.reset(open(absl::StrCat("/proc/", child_.pid, "/ns/user").c_str(), O_RDONLY | O_CLOEXEC));
+  }
+  ~ScratchUserNamespace() {
+    if (child_.pid <= 0) return;
+    (void)!write(write_end_.get(), "x", 1);
+    Reap(child_.pid);
+  }
+  ScratchUserNamespace(const ScratchUserNamespace&) = delete;
+  ScratchUserNamespace& operator=(const ScratchUserNamespace&) = delete;
+
+  bool works() const { return works_; }
+  int fd() const { return fd_.get(); }
+
+ private:
+  UniqueFd read_end_;
+  UniqueFd write_end_;
+  const ProbeStack stack_;
+  UserNamespaceChild argument_{-1};
+  ProbeChild child_;
+  bool works_ = false;
+  UniqueFd fd_;
+};
+
 void ProbeUserNamespaces(KernelFeatures& features) {
-  int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) return;
-  const UniqueFd read_end(ends[0]);
-  UniqueFd write_end(ends[1]);
-  const ProbeStack stack;
-  UserNamespaceChild argument{read_end.get()};
-  const ProbeChild child = CloneChild(stack, CLONE_NEWUSER | CLONE_FILES, WaitForEnd, &argument);
-  if (child.pid <= 0) return;
-  auto end = absl::MakeCleanup([&] {
-    (void)!write(write_end.get(), "x", 1);
-    Reap(child.pid);
-  });
-  if (!WriteMap(child.pid, "uid_map") || !WriteMap(child.pid, "gid_map")) return;
-  features.user_namespaces = true;
-  const UniqueFd user_namespace(
-      open(absl::StrCat("/proc/", child.pid, "/ns/user").c_str(), O_RDONLY | O_CLOEXEC));
-  if (!user_namespace.ok()) return;
+  const ScratchUserNamespace scratch;
+  features.user_namespaces = scratch.works();
+  if (scratch.fd() < 0) return;
   const UniqueFd root = OpenRoot();
   const UniqueFd root_clone = CloneMount(root.get());
-  features.idmapped_mounts = root_clone.ok() && IdMap(root_clone.get(), user_namespace.get());
+  features.idmapped_mounts = root_clone.ok() && IdMap(root_clone.get(), scratch.fd());
   const UniqueFd tmpfs = DetachedTmpfs();
-  features.idmapped_tmpfs = tmpfs.ok() && IdMap(tmpfs.get(), user_namespace.get());
+  features.idmapped_tmpfs = tmpfs.ok() && IdMap(tmpfs.get(), scratch.fd());
 }
 
 // cgroup.kill is in every cgroup v2 directory but the root, and there may be no such directory yet:
@@ -291,6 +313,25 @@ KernelFeatures ProbeKernel() {
   features.psi = ReadFileAt(AT_FDCWD, "/proc/pressure/memory", 4096).ok();
   ProbeConfinement(features);
   return features;
+}
+
+absl::Status CheckUserNamespaces(const KernelFeatures& features) {
+  const char* missing = nullptr;
+  if (!features.overlay_lowerdir_append) missing = "overlayfs with layers given one by one (6.7)";
+  if (!features.idmapped_tmpfs) missing = "id-mapped mounts of tmpfs (6.3)";
+  if (!features.user_namespaces) missing = "user namespaces (see sysctl user.max_user_namespaces)";
+  if (missing == nullptr) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "user namespaces for pods are not possible: Linux ", features.release, " lacks ", missing));
+}
+
+bool CanIdMap(const std::string& path) {
+  const UniqueFd directory(open(path.c_str(), O_PATH | O_CLOEXEC));
+  if (!directory.ok()) return false;
+  const UniqueFd clone = CloneMount(directory.get());
+  if (!clone.ok()) return false;
+  const ScratchUserNamespace scratch;
+  return scratch.fd() >= 0 && IdMap(clone.get(), scratch.fd());
 }
 
 absl::Status CheckKernelFloor(const KernelFeatures& features) {

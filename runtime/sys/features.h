@@ -60,6 +60,17 @@ KernelFeatures ProbeKernel();
 // FailedPrecondition, with the sentence that an administrator should read.
 absl::Status CheckKernelFloor(const KernelFeatures& features);
 
+// OK if pods can have user namespaces here: they are on, tmpfs can be id-mapped (6.3), and an
+// overlay takes id-mapped layers one by one (6.7). The file system of the layers has its own say,
+// see CanIdMap. Else FailedPrecondition, which
+// names what is missing.
+absl::Status CheckUserNamespaces(const KernelFeatures& features);
+
+// Whether mounts of the file system that holds `path` can be id-mapped, which depends on the file
+// system's type (ext4, xfs, btrfs and others since 5.12 to 5.19, tmpfs since 6.3, NFS never).
+// False as well where user namespaces are off. Thread-safe.
+bool CanIdMap(const std::string& path);
+
 // "name" -> "yes" / "no" / a number, in a fixed order: for `crictl info`.
 std::vector<std::pair<std::string, std::string>> ListFeatures(const KernelFeatures& features);
 

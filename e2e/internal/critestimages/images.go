@@ -5,6 +5,7 @@ package critestimages
 
 import (
 	"fmt"
+	"slices"
 
 	"davit.dev/e2e/internal/ociimage"
 )
@@ -20,7 +21,12 @@ func Push(registry string) error {
 	if err != nil {
 		return err
 	}
-	base := ociimage.Layer{Entries: entries, Compression: ociimage.Gzip}
+	shell, err := ociimage.SearchingShell()
+	if err != nil {
+		return err
+	}
+	entries = slices.DeleteFunc(entries, func(e ociimage.Entry) bool { return e.Name == "bin/sh" })
+	base := ociimage.Layer{Entries: append(entries, shell...), Compression: ociimage.Gzip}
 	helper, err := helperProgram()
 	if err != nil {
 		return err

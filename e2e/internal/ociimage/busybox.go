@@ -17,6 +17,24 @@ func busyboxBinary() ([]byte, error) {
 			return os.ReadFile(path)
 		}
 	}
+	return packagedBusybox("busybox-static")
+}
+
+// packagedBusybox is the program of one of Debian's busybox packages, which apt-get fetches without
+// installing it: only one of them can be installed. It is kept for the next time.
+func packagedBusybox(name string) ([]byte, error) {
+	cache := os.Getenv("DAVIT_CACHE")
+	if cache == "" {
+		user, err := os.UserCacheDir()
+		if err != nil {
+			return nil, err
+		}
+		cache = filepath.Join(user, "davit")
+	}
+	kept := filepath.Join(cache, "packages", name)
+	if data, err := os.ReadFile(kept); err == nil {
+		return data, nil
+	}
 	dir, err := os.MkdirTemp("", "davit-busybox-")
 	if err != nil {
 		return nil, err
@@ -26,18 +44,62 @@ func busyboxBinary() ([]byte, error) {
 	if err := os.Chmod(dir, 0o777); err != nil {
 		return nil, err
 	}
-	script := "apt-get download -q busybox-static && dpkg -x busybox-static_*.deb root"
-	cmd := exec.Command("sh", "-ec", script)
+	cmd := exec.Command("sh", "-ec", "apt-get download -q \"$0\" && dpkg -x \"$0\"_*.deb root", name)
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("fetch Debian's busybox-static: %w\n%s", err, out)
+		return nil, fmt.Errorf("fetch Debian's %s: %w\n%s", name, err, out)
 	}
 	for _, path := range []string{"bin/busybox", "usr/bin/busybox"} {
-		if data, err := os.ReadFile(filepath.Join(dir, "root", path)); err == nil {
-			return data, nil
+		data, err := os.ReadFile(filepath.Join(dir, "root", path))
+		if err != nil {
+			continue
 		}
+		if err := os.MkdirAll(filepath.Dir(kept), 0o755); err != nil {
+			return nil, err
+		}
+		// Under a name of its own first: others may be doing the same.
+		whole := fmt.Sprintf("%s.%d", kept, os.Getpid())
+		if err := os.WriteFile(whole, data, 0o755); err != nil {
+			return nil, err
+		}
+		return data, os.Rename(whole, kept)
 	}
-	return nil, fmt.Errorf("Debian's busybox-static has no bin/busybox")
+	return nil, fmt.Errorf("Debian's %s has no bin/busybox", name)
+}
+
+// SearchingShell is a /bin/sh that looks its commands up in PATH, with the libraries that it needs, to
+// take the place of BusyboxEntries' own: the shell of busybox-static runs its own applets without looking at the
+// file system, so that a command that is masked would still be there.
+func SearchingShell() ([]Entry, error) {
+	binary, err := packagedBusybox("busybox")
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "davit-busybox-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "sh")
+	if err := os.WriteFile(path, binary, 0o755); err != nil {
+		return nil, err
+	}
+	out, err := exec.Command("ldd", path).Output()
+	if err != nil {
+		return nil, fmt.Errorf("list the libraries of busybox: %w", err)
+	}
+	entries := []Entry{File("bin/sh", string(binary), 0o755)}
+	for _, field := range strings.Fields(string(out)) {
+		if !strings.HasPrefix(field, "/") {
+			continue
+		}
+		data, err := os.ReadFile(field)
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, File(strings.TrimPrefix(field, "/"), string(data), 0o755))
+	}
+	return entries, nil
 }
 
 func isStatic(path string) bool {
