@@ -10,7 +10,6 @@
 #include "runtime/spec/serialize.h"
 #include "runtime/sys/errno.h"
 #include "runtime/sys/file.h"
-#include "runtime/sys/spawn.h"
 #include "sandbox/exec_template.h"
 #include "sandbox/hello.h"
 #include "sandbox/manager_impl.h"

@@ -31,8 +31,8 @@
 namespace davit::sandbox {
 
 // The Manager. Its flows are in files of their own: run_pod.cc, stop_pod.cc, create_container.cc,
-// start_container.cc, stop_container.cc, exec_sync.cc, update_resources.cc, supervisor_loss.cc and
-// recover.cc; manager.cc holds what is left.
+// start_container.cc, stop_container.cc, exec_sync.cc, update_resources.cc, supervisor_loss.cc,
+// hung_supervisor.cc and recover.cc; manager.cc holds what is left.
 //
 // Threads: callers' own, the loop (supervisor connections, timers, exec pipes) and workers for
 // whatever blocks in an asynchronous call. Operations on one pod or container are put in order by
@@ -112,7 +112,9 @@ class ManagerImpl : public Manager {
   void EndPod(const std::string& id, absl::Status (ManagerImpl::*steps)(const PodPtr&),
               DoneCallback done);
   void KillContainers(const PodPtr& pod);
-  absl::Status AwaitExits(const PodPtr& pod);
+  // Calls back once: when all of the pod's containers have exited, or DeadlineExceeded. Holds no
+  // thread meanwhile; `done` runs on whatever thread finds out, and must not block.
+  void AwaitExits(const PodPtr& pod, DoneCallback done);
   // CNI DEL and the namespace's binding.
   absl::Status TakeNetworkDown(const PodPtr& pod);
   // Asks the supervisor to end, and ends it if it does not; cleans up after it either way.
@@ -136,10 +138,24 @@ class ManagerImpl : public Manager {
 
   // stop_container.cc
   void BeginStop(const ContainerPtr& container, absl::Duration timeout, const DoneCallback& done);
+  // Calls back once: when the container has exited, or after `limit` with DeadlineExceeded.
+  void AwaitExit(const ContainerPtr& container, absl::Duration limit, const DoneCallback& done);
   void Signal(const ContainerPtr& container, int signal);
+  // By the kernel, without a supervisor.
+  void SignalDirectly(const ContainerPtr& container, int signal);
   void Escalate(const ContainerPtr& container);
   // On a worker, with the container's gate: everything of the container goes.
   absl::Status RemoveContainerSteps(const ContainerPtr& container);
+
+  // hung_supervisor.cc
+  class StopWatch;
+  // Held by a stop or a removal while it goes on: from `delay` on, the supervisor has to show now
+  // and then that it lives. One that does not answer within options_.supervisor_patience is killed,
+  // and its loss settles whatever the operation waits for.
+  std::shared_ptr<StopWatch> WatchStop(const PodPtr& pod, absl::Duration delay);
+  void ArmStopWatch(const std::shared_ptr<StopWatch>& watch, absl::Duration delay);
+  void ProbeSupervisor(const PodPtr& pod);
+  void ProbeUntil(const PodPtr& pod, absl::Time deadline);
 
   // exec_sync.cc
   absl::StatusOr<std::shared_ptr<const ExecTemplate>> TemplateOf(const ContainerPtr& container);
@@ -156,6 +172,9 @@ class ManagerImpl : public Manager {
   // Without the network: kills what runs, finds out how it ended, marks the pod. `why` is reported;
   // "": it has been.
   void SettleLostPod(const PodPtr& pod, const std::string& why);
+  // Kills what runs of the pod, and waits for each container's gate before it settles it.
+  void SettleLostContainers(const PodPtr& pod);
+  // With the container's gate.
   void SettleLostContainer(const ContainerPtr& container);
   void ScheduleReconnect(const PodPtr& pod, absl::Duration delay);
   // Connects and says Hello; `done` runs on the loop, or on this thread if that cannot be done.

@@ -258,6 +258,16 @@ void Pod::ExpectEnd() {
   loss_claimed_ = true;
 }
 
+bool Pod::BeginProbe() {
+  sys::MutexLock lock(&mutex_);
+  return !std::exchange(probing_, true);
+}
+
+void Pod::EndProbe() {
+  sys::MutexLock lock(&mutex_);
+  probing_ = false;
+}
+
 int32_t Pod::init_pid() const {
   sys::MutexLock lock(&mutex_);
   return init_pid_;

@@ -184,6 +184,9 @@ class Pod {
   bool ClaimLoss();
   // A wanted end of the supervisor: nobody may claim a loss any more.
   void ExpectEnd();
+  // True unless somebody is finding out already whether the supervisor still answers.
+  bool BeginProbe();
+  void EndProbe();
   int32_t init_pid() const;
   void set_init_pid(int32_t pid);
 
@@ -198,6 +201,7 @@ class Pod {
   std::shared_ptr<SupervisorClient> client_ ABSL_GUARDED_BY(mutex_);
   Process process_ ABSL_GUARDED_BY(mutex_);
   bool loss_claimed_ ABSL_GUARDED_BY(mutex_) = false;
+  bool probing_ ABSL_GUARDED_BY(mutex_) = false;
   int32_t init_pid_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 using PodPtr = std::shared_ptr<Pod>;

@@ -2,7 +2,10 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cerrno>
+#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,7 +13,6 @@
 #include "runtime/sys/errno.h"
 #include "runtime/sys/file.h"
 #include "runtime/sys/spawn.h"
-#include "sandbox/hello.h"
 #include "sandbox/manager_impl.h"
 #include "sandbox/records.h"
 
@@ -18,6 +20,9 @@ namespace davit::sandbox {
 namespace {
 
 constexpr absl::Duration kSignalTimeout = absl::Seconds(10);
+// For a SIGKILLed process to end, once its supervisor has had its time. What takes longer sits in
+// the kernel, on a dead file server say.
+constexpr absl::Duration kKillTimeout = absl::Seconds(10);
 constexpr absl::Duration kRemoveTimeout = absl::Seconds(60);
 constexpr absl::Duration kGroupTimeout = absl::Seconds(10);
 
@@ -31,6 +36,9 @@ void ManagerImpl::StopContainer(const std::string& id, absl::Duration timeout, D
     return done(absl::IsNotFound(found.status()) ? absl::OkStatus() : found.status());
   }
   const ContainerPtr container = *found;
+  done = [watch = WatchStop(container->fixed().pod,
+                            std::max(timeout, absl::ZeroDuration()) + options_.supervisor_patience),
+          done = std::move(done)](absl::Status status) { done(std::move(status)); };
   // Behind a start that is under way; the wait for the end needs no gate.
   container->gate().Enter(
       OperationGate::Mode::kExclusive,
@@ -39,15 +47,32 @@ void ManagerImpl::StopContainer(const std::string& id, absl::Duration timeout, D
       });
 }
 
+void ManagerImpl::AwaitExit(const ContainerPtr& container, absl::Duration limit,
+                            const DoneCallback& done) {
+  // The exit and the timer: whichever comes first takes the callback.
+  auto once = std::make_shared<std::atomic<bool>>(false);
+  const IoLoop::Handle timer = loop_->After(limit, [once, done, id = container->id()] {
+    if (once->exchange(true)) return;
+    done(absl::DeadlineExceededError(
+        absl::StrCat("stop container ", id, ": it was killed but has not ended")));
+  });
+  container->WhenExited([this, once, done, timer](absl::Status status) {
+    loop_->Cancel(timer);
+    if (!once->exchange(true)) done(std::move(status));
+  });
+}
+
 void ManagerImpl::BeginStop(const ContainerPtr& container, absl::Duration timeout,
                             const DoneCallback& done) {
-  container->WhenExited(done);
   const ContainerPhase phase = container->phase();
-  if (phase == ContainerPhase::kExited || phase == ContainerPhase::kGone) return;
+  if (phase == ContainerPhase::kExited || phase == ContainerPhase::kGone) {
+    return done(absl::OkStatus());
+  }
   // What never ran has nothing to end in good order.
   if (phase == ContainerPhase::kCreated || timeout < absl::ZeroDuration()) {
     timeout = absl::ZeroDuration();
   }
+  AwaitExit(container, timeout + 2 * options_.supervisor_patience + kKillTimeout, done);
   const absl::Time kill_at = absl::Now() + timeout;
   bool send_signal = false;
   bool earlier = false;
@@ -86,14 +111,20 @@ void ManagerImpl::Signal(const ContainerPtr& container, int signal) {
     request.mutable_kill_container()->set_signal(signal);
     request.mutable_kill_container()->set_all(signal == SIGKILL);
     client->Call(std::move(request), {}, kSignalTimeout,
-                 [](absl::StatusOr<SupervisorClient::Answer>) {});
+                 [this, container, signal](absl::StatusOr<SupervisorClient::Answer> answer) {
+                   // The supervisor went, or takes nothing: it will not do it.
+                   if (absl::IsUnavailable(answer.status())) SignalDirectly(container, signal);
+                 });
     return;
   }
-  // No supervisor to ask: the kernel then.
+  SignalDirectly(container, signal);
+}
+
+void ManagerImpl::SignalDirectly(const ContainerPtr& container, int signal) {
   if (const sys::UniqueFd pidfd = container->pidfd(); pidfd.ok()) {
     sys::KillPidfd(pidfd.get(), signal).IgnoreError();
   }
-  if (signal != SIGKILL) return;
+  if (signal != SIGKILL || shutting_down_) return;
   workers_.Run([this, group = container->view()->cgroup_path] {
     groups_->KillAll(group, absl::Now() + kGroupTimeout).IgnoreError();
   });
@@ -107,20 +138,8 @@ void ManagerImpl::Escalate(const ContainerPtr& container) {
   workers_.Run([this, group = container->view()->cgroup_path] {
     groups_->KillAll(group, absl::Now() + kGroupTimeout).IgnoreError();
   });
-  // A process that sits in the kernel is nobody's fault here; a supervisor that does not answer is
-  // ended, and its loss settles the pod: nothing stays Terminating because of it.
-  const PodPtr pod = container->fixed().pod;
-  const auto client = pod->client();
-  if (client == nullptr) return;
-  client->Call(HelloRequest(), {}, options_.supervisor_patience,
-               [this, pod](absl::StatusOr<SupervisorClient::Answer> answer) {
-                 if (!absl::IsDeadlineExceeded(answer.status())) return;
-                 Report(Severity::kError, absl::StrCat("the supervisor of pod ", pod->id(),
-                                                       " does not answer and is killed"));
-                 if (const sys::UniqueFd pidfd = pod->pidfd(); pidfd.ok()) {
-                   sys::KillPidfd(pidfd.get(), SIGKILL).IgnoreError();
-                 }
-               });
+  // A process that sits in the kernel is nobody's fault here; a supervisor that does not answer is.
+  ProbeSupervisor(container->fixed().pod);
 }
 
 void ManagerImpl::RemoveContainer(const std::string& id, DoneCallback done) {
@@ -131,6 +150,8 @@ void ManagerImpl::RemoveContainer(const std::string& id, DoneCallback done) {
     return done(absl::IsNotFound(found.status()) ? absl::OkStatus() : found.status());
   }
   const ContainerPtr container = *found;
+  done = [watch = WatchStop(container->fixed().pod, options_.supervisor_patience),
+          done = std::move(done)](absl::Status status) { done(std::move(status)); };
   // The worker waits at the gate, and not the work behind it for a worker: removals of pods, which
   // wait for this gate in workers, could otherwise have taken all of them.
   workers_.Run([this, container, done = std::move(done)] {
@@ -150,13 +171,17 @@ absl::Status ManagerImpl::RemoveContainerSteps(const ContainerPtr& container) {
   const PodPtr pod = container->fixed().pod;
   const std::string group = container->view()->cgroup_path;
   const auto client = pod->client();
+  bool removed = false;
   if (client != nullptr && client->connected()) {
     supervisor::v1::ToSupervisor request;
     request.mutable_remove_container()->set_container_id(container->id());
-    const absl::Status removed =
+    const absl::Status answer =
         client->CallAndWait(std::move(request), {}, kRemoveTimeout).status();
-    if (!removed.ok()) return sys::Annotate(removed, what);
-  } else {
+    removed = answer.ok();
+    // One that died over it has left the rest to do here.
+    if (!removed && client->connected()) return sys::Annotate(answer, what);
+  }
+  if (!removed) {
     DAVIT_RETURN_IF_ERROR(
         sys::Annotate(groups_->KillAll(group, absl::Now() + kGroupTimeout), what));
     DAVIT_RETURN_IF_ERROR(sys::Annotate(groups_->Remove(group, absl::Now() + kGroupTimeout), what));

@@ -4,7 +4,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <memory>
+#include <set>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -13,16 +17,15 @@
 #include "runtime/sys/spawn.h"
 #include "sandbox/manager_impl.h"
 #include "sandbox/netns_binding.h"
-#include "sandbox/notification.h"
 #include "sandbox/record_conversion.h"
 #include "sandbox/records.h"
 
 namespace davit::sandbox {
 namespace {
 
-// For a SIGKILLed container to be reaped and reported. What takes longer sits in the kernel, on a
-// dead file server say; the caller retries.
-constexpr absl::Duration kKillTimeout = absl::Seconds(20);
+// For SIGKILLed containers to be reaped and reported, once their supervisor has had its time. What
+// takes longer sits in the kernel, on a dead file server say; the caller retries.
+constexpr absl::Duration kKillTimeout = absl::Seconds(10);
 constexpr absl::Duration kShutdownTimeout = absl::Seconds(10);
 constexpr absl::Duration kGroupTimeout = absl::Seconds(5);
 constexpr absl::Duration kMaxNetworkRetry = absl::Minutes(5);
@@ -52,18 +55,24 @@ void ManagerImpl::EndPod(const std::string& id, absl::Status (ManagerImpl::*step
     pod->Change(PodPhase::kStopping, [](PodView*) {}).IgnoreError();
   }
   KillContainers(pod);
+  // While it waits for its turn, too: whoever is before it may wait for the supervisor.
+  done = [watch = WatchStop(pod, options_.supervisor_patience),
+          done = std::move(done)](absl::Status status) { done(std::move(status)); };
   pod->gate().Enter(
       OperationGate::Mode::kExclusive,
-      [this, pod, steps, done = std::move(done)](std::shared_ptr<OperationGate::Pass> pass) {
-        workers_.Run([this, pod, steps, done, pass] { done((this->*steps)(pod)); });
+      [this, pod, steps, done](std::shared_ptr<OperationGate::Pass> pass) {
+        KillContainers(pod);  // those whose creation ended well before the gate opened
+        AwaitExits(pod, [this, pod, steps, done, pass](absl::Status ended) {
+          workers_.Run([this, pod, steps, done, pass, ended] {
+            done(ended.ok() ? (this->*steps)(pod) : ended);
+          });
+        });
       });
 }
 
 absl::Status ManagerImpl::StopSteps(const PodPtr& pod) {
   const PodPhase phase = pod->phase();
   if (phase == PodPhase::kGone) return absl::OkStatus();
-  KillContainers(pod);  // those whose creation ended well before the gate opened
-  DAVIT_RETURN_IF_ERROR(AwaitExits(pod));
   // Tried again on every call: an attachment that an earlier call could not undo is still owed.
   const absl::Status network = TakeNetworkDown(pod);
   if (phase == PodPhase::kReady || phase == PodPhase::kStopping) {
@@ -84,27 +93,58 @@ void ManagerImpl::KillContainers(const PodPtr& pod) {
   }
 }
 
-absl::Status ManagerImpl::AwaitExits(const PodPtr& pod) {
-  const absl::Time deadline = absl::Now() + kKillTimeout;
-  for (const ContainerPtr& container : pod->containers()) {
-    struct Wait {
-      Notification done;
-      absl::Status status;
-    };
-    auto wait = std::make_shared<Wait>();
-    container->WhenExited([wait](absl::Status status) {
-      wait->status = std::move(status);
-      wait->done.Notify();
-    });
-    if (!wait->done.WaitForNotificationWithDeadline(deadline)) {
-      Escalate(container);
-      return absl::DeadlineExceededError(absl::StrCat("stop pod ", pod->id(), ": container ",
-                                                      container->id(),
-                                                      " was killed but has not ended"));
+void ManagerImpl::AwaitExits(const PodPtr& pod, DoneCallback done) {
+  struct Wait {
+    sys::Mutex mutex;
+    std::set<std::string> running ABSL_GUARDED_BY(mutex);
+    absl::Status failed ABSL_GUARDED_BY(mutex);
+    DoneCallback done ABSL_GUARDED_BY(mutex);
+    IoLoop::Handle timer = 0;
+    // What to call now, if anything: the end comes once.
+    DoneCallback TakeDone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+      return std::exchange(done, nullptr);
     }
-    DAVIT_RETURN_IF_ERROR(wait->status);
+  };
+  const std::vector<ContainerPtr> containers = pod->containers();
+  if (containers.empty()) return done(absl::OkStatus());
+  auto wait = std::make_shared<Wait>();
+  {
+    sys::MutexLock lock(&wait->mutex);
+    for (const ContainerPtr& container : containers) wait->running.insert(container->id());
+    wait->done = std::move(done);
   }
-  return absl::OkStatus();
+  wait->timer =
+      loop_->After(2 * options_.supervisor_patience + kKillTimeout, [this, wait, containers, pod] {
+        DoneCallback late;
+        std::set<std::string> running;
+        {
+          sys::MutexLock lock(&wait->mutex);
+          late = wait->TakeDone();
+          running = wait->running;
+        }
+        if (late == nullptr) return;
+        for (const ContainerPtr& container : containers) {
+          if (running.count(container->id()) > 0) Escalate(container);
+        }
+        late(absl::DeadlineExceededError(absl::StrCat("stop pod ", pod->id(), ": container ",
+                                                      *running.begin(),
+                                                      " was killed but has not ended")));
+      });
+  for (const ContainerPtr& container : containers) {
+    container->WhenExited([this, wait, id = container->id()](absl::Status status) {
+      DoneCallback all_done;
+      {
+        sys::MutexLock lock(&wait->mutex);
+        wait->running.erase(id);
+        wait->failed.Update(status);
+        status = wait->failed;
+        if (wait->running.empty()) all_done = wait->TakeDone();
+      }
+      if (all_done == nullptr) return;
+      loop_->Cancel(wait->timer);
+      all_done(status);
+    });
+  }
 }
 
 absl::Status ManagerImpl::TakeNetworkDown(const PodPtr& pod) {
@@ -155,7 +195,7 @@ absl::Status ManagerImpl::EndSupervisor(const PodPtr& pod) {
   if (client != nullptr && client->connected()) {
     supervisor::v1::ToSupervisor request;
     request.mutable_shutdown();
-    asked = client->CallAndWait(std::move(request), {}, kShutdownTimeout).ok();
+    asked = client->CallAndWait(std::move(request), {}, options_.supervisor_patience).ok();
   }
   if (process.pidfd.ok()) {
     // A supervisor that has answered is on its way out.

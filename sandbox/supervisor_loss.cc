@@ -196,6 +196,8 @@ void ManagerImpl::OnSupervisorGone(const PodPtr& pod) {
   // Reaped here if it is our child: a zombie would stay for as long as the daemon lives.
   if (process.pidfd.ok()) sys::WaitPidfd(process.pidfd.get(), absl::Now()).IgnoreError();
   if (!mine || shutting_down_) return;
+  // At once: whoever has the gate may be waiting for the containers' end.
+  workers_.Run([this, pod] { SettleLostContainers(pod); });
   pod->gate().Enter(OperationGate::Mode::kExclusive,
                     [this, pod](std::shared_ptr<OperationGate::Pass> pass) {
                       workers_.Run([this, pod, pass] { HandleLoss(pod); });
@@ -216,16 +218,7 @@ void ManagerImpl::SettleLostPod(const PodPtr& pod, const std::string& why) {
   }
   if (const auto client = pod->client(); client != nullptr) client->Close();
   pod->set_client(nullptr);
-  // davit-init, and whatever else it had started.
-  const absl::Status killed = KillLeaf(pod->fixed().supervisor_leaf);
-  if (!killed.ok()) Report(Severity::kError, std::string(killed.message()));
-  for (const ContainerPtr& container : pod->containers()) {
-    const std::string group = container->view()->cgroup_path;
-    absl::Status status = groups_->KillAll(group, absl::Now() + kGroupTimeout);
-    SettleLostContainer(container);
-    if (status.ok()) status = groups_->Remove(group, absl::Now() + kGroupTimeout);
-    if (!status.ok()) Report(Severity::kError, std::string(status.message()));
-  }
+  SettleLostContainers(pod);
   if (pod->phase() == PodPhase::kNotReady) {
     pod->Edit([](PodView* view) { view->pid = 0; });
   } else {
@@ -239,6 +232,22 @@ void ManagerImpl::SettleLostPod(const PodPtr& pod, const std::string& why) {
   }
   const absl::Status written = UpdatePodRecord(pod);
   if (!written.ok()) Report(Severity::kError, std::string(written.message()));
+}
+
+void ManagerImpl::SettleLostContainers(const PodPtr& pod) {
+  // davit-init, and whatever else it had started.
+  const absl::Status killed = KillLeaf(pod->fixed().supervisor_leaf);
+  if (!killed.ok()) Report(Severity::kError, std::string(killed.message()));
+  const absl::Time deadline = absl::Now() + kGroupTimeout;
+  for (const ContainerPtr& container : pod->containers()) {
+    const std::string group = container->view()->cgroup_path;
+    absl::Status status = groups_->KillAll(group, deadline);
+    const OperationGate::Pass pass =
+        container->gate().EnterBlocking(OperationGate::Mode::kExclusive);
+    SettleLostContainer(container);
+    if (status.ok()) status = groups_->Remove(group, absl::Now() + kGroupTimeout);
+    if (!status.ok()) Report(Severity::kError, std::string(status.message()));
+  }
 }
 
 void ManagerImpl::SettleLostContainer(const ContainerPtr& container) {
