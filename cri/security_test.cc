@@ -13,7 +13,7 @@ namespace {
 using Kind = ProfileRequest::Kind;
 
 std::string WriteProfile(const std::string& text) {
-  const std::string path = testing::TempDir() + "/profile.json";
+  std::string path = testing::TempDir() + "/profile.json";
   const auto fd = sys::OpenAt(AT_FDCWD, path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
   EXPECT_TRUE(fd.ok() && sys::WriteAll(fd->get(), text, path).ok());
   return path;

@@ -11,6 +11,7 @@
 #include "cri/devices.h"
 #include "cri/metadata.h"
 #include "cri/mounts.h"
+#include "cri/nul_bytes.h"
 #include "cri/process.h"
 #include "cri/resources.h"
 #include "cri/security.h"
@@ -232,16 +233,14 @@ int ChooseStopSignal(const v1::ContainerConfig& config, const images::ImageConfi
 }  // namespace
 
 absl::Status CheckContainer(const v1::ContainerConfig& config) {
+  DAVIT_RETURN_IF_ERROR(CheckNoNulBytes(config, "config"));
   if (!config.has_metadata()) return Invalid("config.metadata", "is missing");
   const std::string& name = config.metadata().name();
   if (name.empty()) return Invalid("config.metadata.name", "is missing");
-  if (name.size() > kMaxName || name.find('\0') != std::string::npos) {
-    return Invalid("config.metadata.name", "is too long or contains a NUL byte");
-  }
+  if (name.size() > kMaxName) return Invalid("config.metadata.name", "is too long");
   if (config.image().image().empty()) return Invalid("config.image.image", "is missing");
   const std::string log = absl::StrCat("/", config.log_path(), "/");
-  if (absl::StrContains(log, "/../") || log.find('\0') != std::string::npos ||
-      log.size() >= PATH_MAX) {
+  if (absl::StrContains(log, "/../") || log.size() >= PATH_MAX) {
     return Invalid("config.log_path", "must stay in the pod's log directory");
   }
   if (!config.cdi_devices().empty()) {

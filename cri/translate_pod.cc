@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "cri/metadata.h"
+#include "cri/nul_bytes.h"
 #include "cri/user_namespace.h"
 #include "proto/api.pb.h"
 #include "runtime/sys/errno.h"
@@ -164,6 +165,7 @@ std::string PodKey(const v1::PodSandboxMetadata& metadata) {
 absl::StatusOr<sandbox::PodSpec> TranslatePod(const v1::PodSandboxConfig& config,
                                               absl::string_view runtime_handler,
                                               const PodOptions& options) {
+  DAVIT_RETURN_IF_ERROR(CheckNoNulBytes(config, "config"));
   DAVIT_RETURN_IF_ERROR(CheckMetadata(config));
   DAVIT_RETURN_IF_ERROR(CheckRuntimeHandler(runtime_handler));
   DAVIT_RETURN_IF_ERROR(CheckCgroupParent(config.linux().cgroup_parent()));
