@@ -211,6 +211,19 @@ Setter LogLevelSetter(LogLevel* target) {
   };
 }
 
+Setter WhenFull(bool* drop) {
+  return [drop](const toml::node& node) {
+    std::string choice;
+    DAVIT_RETURN_IF_ERROR(String(&choice)(node));
+    if (choice != "block" && choice != "drop") {
+      return absl::InvalidArgumentError(
+          absl::StrCat("expected \"block\" or \"drop\", found \"", choice, "\""));
+    }
+    *drop = choice == "drop";
+    return absl::OkStatus();
+  };
+}
+
 }  // namespace
 
 absl::StatusOr<Config> ParseConfig(absl::string_view text, absl::string_view name) {
@@ -237,6 +250,15 @@ absl::StatusOr<Config> ParseConfig(absl::string_view text, absl::string_view nam
                         {"unprivileged_ports", Boolean(&config.unprivileged_ports)},
                         {"unprivileged_icmp", Boolean(&config.unprivileged_icmp)},
                     })},
+      {"logs", parser.Table("logs.",
+                            {
+                                {"when_full", WhenFull(&config.log_drop_when_full)},
+                                {"buffer_kib", Integer(64, 1024 * 1024,
+                                                       [&config](int64_t value) {
+                                                         config.log_buffer_size =
+                                                             static_cast<uint64_t>(value) * 1024;
+                                                       })},
+                            })},
       {"cni", parser.Table("cni.",
                            {
                                {"conf_dir", Path(&config.cni_conf_dir)},
@@ -288,6 +310,9 @@ std::string ConfigJson(const Config& config) {
        {{"refuseMissingHostPaths", config.refuse_missing_host_paths},
         {"unprivilegedPorts", config.unprivileged_ports},
         {"unprivilegedIcmp", config.unprivileged_icmp}}},
+      {"logs",
+       {{"whenFull", config.log_drop_when_full ? "drop" : "block"},
+        {"bufferKib", config.log_buffer_size / 1024}}},
       {"cni",
        {{"confDir", config.cni_conf_dir},
         {"binDirs", config.cni_bin_dirs},

@@ -1,6 +1,7 @@
 #ifndef DAVIT_CRI_CONFIG_H_
 #define DAVIT_CRI_CONFIG_H_
 
+#include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
@@ -28,6 +29,10 @@ struct Config {
   bool refuse_missing_host_paths = false;
   bool unprivileged_ports = true;
   bool unprivileged_icmp = true;
+
+  // [logs]
+  uint64_t log_buffer_size = 1024 * 1024;  // of each container
+  bool log_drop_when_full = false;
 
   // [cni]
   std::string cni_conf_dir = "/etc/cni/net.d";

@@ -69,6 +69,9 @@ netns_dir = "/n"
 refuse_missing_host_paths = true
 unprivileged_ports = false
 unprivileged_icmp = false
+[logs]
+buffer_kib = 64
+when_full = "drop"
 [cni]
 conf_dir = "/c"
 bin_dirs = ["/b1", "/b2"]
@@ -97,6 +100,8 @@ skip_verify = true
   EXPECT_TRUE(config->refuse_missing_host_paths);
   EXPECT_FALSE(config->unprivileged_ports);
   EXPECT_FALSE(config->unprivileged_icmp);
+  EXPECT_EQ(config->log_buffer_size, 65536u);
+  EXPECT_TRUE(config->log_drop_when_full);
   EXPECT_EQ(config->cni_conf_dir, "/c");
   EXPECT_EQ(config->cni_bin_dirs, (std::vector<std::string>{"/b1", "/b2"}));
   EXPECT_EQ(config->cni_timeout, absl::Seconds(7));
@@ -123,6 +128,10 @@ TEST(ConfigTest, AnUnknownKeyNamesTheNearestKnownOneAndItsPosition) {
 }
 
 TEST(ConfigTest, WrongTypesAndRangesAreRefusedWithTheirPosition) {
+  EXPECT_EQ(Error("[logs]\nwhen_full = \"dorp\"\n"),
+            "c.toml:2:13: \"logs.when_full\": expected \"block\" or \"drop\", found \"dorp\"");
+  EXPECT_EQ(Error("[logs]\nbuffer_kib = 1\n"),
+            "c.toml:2:14: \"logs.buffer_kib\": expected 64 to 1048576, found 1");
   EXPECT_EQ(Error("root = 1\n"), "c.toml:1:8: \"root\": expected a string, found integer");
   EXPECT_EQ(Error("[images]\nkeep_layer_blobs = \"yes\"\n"),
             "c.toml:2:20: \"images.keep_layer_blobs\": expected true or false, found string");

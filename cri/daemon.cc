@@ -77,6 +77,8 @@ sandbox::ManagerOptions ManagerOptions(const Config& config, const Helpers& help
   options.cni_bin_dirs = config.cni_bin_dirs;
   options.cni_timeout = config.cni_timeout;
   options.refuse_missing_host_paths = config.refuse_missing_host_paths;
+  options.log_buffer_size = config.log_buffer_size;
+  options.log_drop_when_full = config.log_drop_when_full;
   options.features = features;
   options.report = [](sandbox::Severity severity, const std::string& message) {
     Log(ToLevel(severity), message);

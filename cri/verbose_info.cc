@@ -85,6 +85,10 @@ std::string ContainerInfo(const sandbox::ContainerView& view) {
       {"runtimeType", "davit"},
       {"privileged", metadata.config().linux().security_context().privileged()},
       {"config", FromConfig(metadata.config())},
+      {"log",
+       {{"error", view.log_error},
+        {"droppedLines", view.log_dropped_lines},
+        {"droppedBytes", view.log_dropped_bytes}}},
   };
   const absl::StatusOr<std::string> spec =
       sys::ReadFileAt(AT_FDCWD, absl::StrCat(view.bundle_dir, "/config.json"), kMaxSpecBytes);

@@ -133,6 +133,11 @@ struct ContainerView {
   std::string cgroup_path;  // relative to each hierarchy's mount
   std::string upper_dir;    // the writable layer
   int stop_signal = 15;
+  // Why its log cannot be written, "" if it can; and how much of the output was dropped since the
+  // container was created.
+  std::string log_error;
+  uint64_t log_dropped_lines = 0;
+  uint64_t log_dropped_bytes = 0;
   MetadataPtr metadata;
 };
 
@@ -165,6 +170,10 @@ struct ManagerOptions {
   std::vector<std::string> cni_bin_dirs = {"/usr/lib/cni", "/opt/cni/bin"};
   absl::Duration cni_timeout = absl::Minutes(2);
   bool refuse_missing_host_paths = false;  // else they are created 0755
+  // Of each log, what waits in memory for its disk; and whether output beyond that is dropped and
+  // counted, or blocks the payload.
+  uint64_t log_buffer_size = 1024 * 1024;
+  bool log_drop_when_full = false;
   // How long a supervisor may take to carry out SIGKILL, and then to answer at all, before it is
   // taken for hung and killed itself (its pod is then lost).
   absl::Duration supervisor_patience = absl::Seconds(10);

@@ -119,6 +119,13 @@ class ManagerImpl : public Manager {
   absl::Status TakeNetworkDown(const PodPtr& pod);
   // Asks the supervisor to end, and ends it if it does not; cleans up after it either way.
   absl::Status EndSupervisor(const PodPtr& pod);
+  // A supervisor that has nothing left to do but does not end: it is reaped, and its cgroup
+  // removed, when it does.
+  struct Lingering {
+    sys::UniqueFd pidfd;
+    std::string leaf;
+  };
+  void AwaitLingering(std::shared_ptr<Lingering> lingering);
   absl::Status UpdatePodRecord(const PodPtr& pod);
   absl::Status RemovePodDirectory(const PodPtr& pod);
   void ScheduleNetworkRetry(absl::Duration delay);
@@ -163,6 +170,8 @@ class ManagerImpl : public Manager {
   // supervisor_loss.cc
   void OnEvent(const PodPtr& pod, const supervisor::v1::FromSupervisor& event);
   // Brings a container's phase in line with what its supervisor or its status record says.
+  // Notes how a log does, and says so when that has changed.
+  void AdoptLog(const ContainerPtr& container, const supervisor::v1::LogHealth& health);
   // `pidfd` is its process's, if whoever tells of it has one.
   void Adopt(const ContainerPtr& container, const supervisor::v1::ContainerState& state,
              sys::UniqueFd pidfd = {});

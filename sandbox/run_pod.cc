@@ -173,6 +173,8 @@ absl::Status ManagerImpl::StartSupervisor(PodRun* run) {
   AddIdMaps(run->spec.gid_mappings, config.mutable_gid_maps());
   if (config.new_uts_namespace()) config.set_hostname(run->spec.hostname);
   for (const auto& [name, value] : run->sysctls) (*config.mutable_sysctls())[name] = value;
+  config.set_log_buffer_size(options_.log_buffer_size);
+  config.set_log_drop_when_full(options_.log_drop_when_full);
   config.set_oom_score_adj(std::max(kSupervisorOomScore, node_.limits.oom_score_adj_floor));
   DAVIT_ASSIGN_OR_RETURN(SupervisorLauncher::Process process, launcher_->Start(config));
   Pod::Process kept;

@@ -3,6 +3,8 @@
 #include <signal.h>
 #include <sys/socket.h>
 
+#include <cerrno>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <set>
@@ -50,6 +52,12 @@ std::optional<int> AwaitExitStatus(int pidfd) {
 }  // namespace
 
 void ManagerImpl::OnEvent(const PodPtr& pod, const FromSupervisor& event) {
+  if (event.message_case() == FromSupervisor::kLogChanged) {
+    const supervisor::v1::LogChanged& changed = event.log_changed();
+    const ContainerPtr container = pod->FindContainer(changed.container_id());
+    if (container != nullptr) AdoptLog(container, changed.health());
+    return;
+  }
   // OutOfMemory needs nothing here: the exit that follows from it says so itself.
   if (event.message_case() != FromSupervisor::kContainerExited) return;
   const supervisor::v1::ContainerState& state = event.container_exited().state();
@@ -57,9 +65,31 @@ void ManagerImpl::OnEvent(const PodPtr& pod, const FromSupervisor& event) {
   if (container != nullptr) Adopt(container, state);
 }
 
+void ManagerImpl::AdoptLog(const ContainerPtr& container, const supervisor::v1::LogHealth& health) {
+  const std::string error = health.error_number() == 0           ? ""
+                            : health.error_number() == ETIMEDOUT ? "the disk does not answer"
+                                                                 : strerror(health.error_number());
+  const Container::View before = container->view();
+  container->Edit([&](ContainerView* view) {
+    view->log_error = error;
+    view->log_dropped_lines = health.dropped_lines();
+    view->log_dropped_bytes = health.dropped_bytes();
+  });
+  if (before->log_error == error) return;
+  std::string said =
+      absl::StrCat("container ", container->id(), ": its log ", before->log_path,
+                   error.empty() ? " is written again" : " cannot be written: ", error);
+  if (health.dropped_bytes() != 0) {
+    absl::StrAppend(&said, "; ", health.dropped_lines(), " lines (", health.dropped_bytes(),
+                    " bytes) of its output were dropped so far");
+  }
+  Report(Severity::kWarning, said);
+}
+
 void ManagerImpl::Adopt(const ContainerPtr& container, const supervisor::v1::ContainerState& state,
                         sys::UniqueFd pidfd) {
   using supervisor::v1::ContainerState;
+  if (state.has_log()) AdoptLog(container, state.log());
   const auto set_running = [&state](ContainerView* view) {
     view->pid = state.pid();
     if (state.created_at() != 0 && view->created_at == 0) view->created_at = state.created_at();

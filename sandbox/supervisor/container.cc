@@ -135,7 +135,8 @@ absl::StatusOr<std::vector<sys::UniqueFd>> Container::MakeStdio(
 
 void Container::OpenLog(const std::string& path, LogWriter::Streams streams) {
   log_ = tools_.log_writer->Open(
-      path, std::move(streams), [this, alive = std::weak_ptr<bool>(alive_)](int error) {
+      path, std::move(streams),
+      [this, alive = std::weak_ptr<bool>(alive_)](int error) {
         if (alive.expired()) return;
         if (error != 0) {
           Error failure;
@@ -145,7 +146,19 @@ void Container::OpenLog(const std::string& path, LogWriter::Streams streams) {
         }
         log_open_ = true;
         FinishCreation();
+      },
+      [this, alive = std::weak_ptr<bool>(alive_)](const LogHealth& health) {
+        if (!alive.expired()) OnLogHealth(health);
       });
+}
+
+void Container::OnLogHealth(const LogHealth& health) {
+  auto* log = state_.mutable_log();
+  log->set_error_number(health.error);
+  log->set_dropped_lines(health.dropped_lines);
+  log->set_dropped_bytes(health.dropped_bytes);
+  // Not in the record at once: it is no reason to touch a disk, and goes there with the next state.
+  observer_.log_changed(this);
 }
 
 void Container::OnCreated() {

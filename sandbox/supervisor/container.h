@@ -37,6 +37,8 @@ class Container final : private Session::Listener {
     // The container has ended, its log is complete and the record is written.
     std::function<void(Container*)> exited;
     std::function<void(Container*)> out_of_memory;
+    // Its log's health in the state has changed.
+    std::function<void(Container*)> log_changed;
   };
 
   Container(const PodTools& tools, std::string id, Observer observer);
@@ -84,6 +86,7 @@ class Container final : private Session::Listener {
       const supervisor::v1::CreateContainer& request, runtime::stage::ExternalFds* external,
       LogWriter::Streams* streams);
   void OpenLog(const std::string& path, LogWriter::Streams streams);
+  void OnLogHealth(const LogHealth& health);
   void FinishCreation();
   void AbandonCreation(supervisor::v1::Error error);
   void UndoCreation();

@@ -1,4 +1,5 @@
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -19,6 +20,9 @@ using upgrade::v1::LogState;
 void SaveStream(const LogStream& stream, LogState::Stream* state, SavedDescriptors* descriptors) {
   state->set_fd(descriptors->Add(stream.fd));
   state->set_kept(stream.kept, stream.kept_size);
+  state->set_dropped_lines(stream.dropped_lines);
+  state->set_dropped_bytes(stream.dropped_bytes);
+  state->set_dropping_line(stream.dropping_line);
 }
 
 absl::Status RestoreStream(const LogState::Stream& state, size_t capacity, LogStream* stream,
@@ -30,6 +34,9 @@ absl::Status RestoreStream(const LogState::Stream& state, size_t capacity, LogSt
   DAVIT_ASSIGN_OR_RETURN(stream->fd, descriptors->Take(state.fd()));
   memcpy(stream->kept, state.kept().data(), state.kept().size());
   stream->kept_size = state.kept().size();
+  stream->dropped_lines = state.dropped_lines();
+  stream->dropped_bytes = state.dropped_bytes();
+  stream->dropping_line = state.dropping_line();
   return absl::OkStatus();
 }
 
@@ -54,6 +61,8 @@ absl::Status RestoreLog(const LogState& state, ContainerLog* log,
   log->write_error = state.write_error();  // and retry_at is 0: at once
   log->finishing = state.finishing();
   log->finish_deadline = state.finish_deadline();
+  log->dropped_lines = state.dropped_lines();
+  log->dropped_bytes = state.dropped_bytes();
   return absl::OkStatus();
 }
 
@@ -79,6 +88,9 @@ void LogWriter::Resume() {
   at_rest_ = false;
   ++shared_->resumes;
   shared_->resumed.notify_all();
+  // One that could not come to rest yet need not try any more.
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t n = write(shared_->wake.get(), &one, sizeof one);
 }
 
 bool LogWriter::AtRest() const {
@@ -99,12 +111,16 @@ LogState LogWriter::Save(const ContainerLog& log, SavedDescriptors* descriptors)
   state.set_write_error(log.write_error);
   state.set_finishing(log.finishing);
   state.set_finish_deadline(log.finish_deadline);
+  state.set_dropped_lines(log.dropped_lines);
+  state.set_dropped_bytes(log.dropped_bytes);
   return state;
 }
 
 absl::StatusOr<ContainerLog*> LogWriter::Restore(const LogState& state,
-                                                 InheritedDescriptors* descriptors) {
-  auto log = std::make_unique<ContainerLog>(state.path(), max_line_);
+                                                 InheritedDescriptors* descriptors,
+                                                 OnHealth on_health) {
+  auto log = std::make_unique<ContainerLog>(state.path(), options_.max_line, options_.buffer_size);
+  log->on_health = std::move(on_health);
   const absl::Status restored = RestoreLog(state, log.get(), descriptors);
   if (!restored.ok()) return sys::Annotate(restored, absl::StrCat("log ", state.path()));
   logs_.push_back(log.get());

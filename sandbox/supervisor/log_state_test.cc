@@ -30,7 +30,7 @@ class LogStateTest : public ::testing::Test {
     ASSERT_NE(mkdtemp(pattern), nullptr);
     dir_ = pattern;
     path_ = dir_ + "/0.log";
-    auto writer = LogWriter::Start(16384);
+    auto writer = LogWriter::Start({});
     ASSERT_TRUE(writer.ok()) << writer.status();
     writer_ = *std::move(writer);
   }
@@ -87,7 +87,7 @@ class LogStateTest : public ::testing::Test {
     ASSERT_TRUE(read.ParseFromString(bytes));
     auto inherited = InheritedDescriptors::Check(read);
     ASSERT_TRUE(inherited.ok()) << inherited.status();
-    auto writer = LogWriter::Create(16384);
+    auto writer = LogWriter::Create({});
     ASSERT_TRUE(writer.ok()) << writer.status();
     writer_ = *std::move(writer);
     auto log = writer_->Restore(read.containers(0).log(), &*inherited);
@@ -226,7 +226,7 @@ TEST_F(LogStateTest, AStateThatMakesNoSenseIsRefused) {
   SupervisorState none;
   auto inherited = InheritedDescriptors::Check(none);
   ASSERT_TRUE(inherited.ok());
-  auto writer = LogWriter::Create(16384);
+  auto writer = LogWriter::Create({});
   ASSERT_TRUE(writer.ok());
   EXPECT_FALSE((*writer)->Restore(state, &*inherited).ok());
   state.set_write_at(3);

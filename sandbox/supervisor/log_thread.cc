@@ -1,38 +1,22 @@
 #include "sandbox/supervisor/log_thread.h"
 
-#include <fcntl.h>
 #include <limits.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <utility>
 
 namespace davit::sandbox {
 namespace {
 
 constexpr int kBatch = 16;
-// Reads of one stream before the others get their turn.
-constexpr int kFairShare = 16;
-constexpr int64_t kRetryMs = 100;
 constexpr int64_t kTrimMs = 2000;
 constexpr size_t kPage = 4096;
 
 size_t RoundToPage(size_t size) { return (size + kPage - 1) & ~(kPage - 1); }
-
-int64_t NowMs() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000;
-}
-
-// Room before the read buffer for an unfinished line, page-aligned.
-size_t KeptLineSize(size_t max_line) { return RoundToPage(max_line + 1); }
 
 char* MapPages(size_t size) {
   void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE,
@@ -40,40 +24,16 @@ char* MapPages(size_t size) {
   return memory == MAP_FAILED ? nullptr : static_cast<char*>(memory);
 }
 
-// Makes the directories above `path`; the log's own directory is the kubelet's and usually there.
-int MakeParents(const std::string& path) {
-  char name[PATH_MAX];
-  if (path.size() >= sizeof name) return ENAMETOOLONG;
-  for (size_t slash = path.find('/', 1); slash != std::string::npos;
-       slash = path.find('/', slash + 1)) {
-    memcpy(name, path.data(), slash);
-    name[slash] = '\0';
-    if (mkdir(name, 0755) != 0 && errno != EEXIST) return errno;
-  }
-  return 0;
-}
-
-// O_NONBLOCK: a FIFO planted at the path must not stop the log of the whole pod; it is refused.
-// O_NOFOLLOW: a pod that may write to the node's log directory must not choose, by a link, which of
-// the node's files its output is appended to.
-int OpenFile(const std::string& path, sys::UniqueFd* file) {
-  constexpr int kFlags =
-      O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW;
-  sys::UniqueFd fd(open(path.c_str(), kFlags, 0640));
-  if (!fd.ok()) return errno;
-  struct stat st;
-  if (fstat(fd.get(), &st) != 0) return errno;
-  if (!S_ISREG(st.st_mode) && !S_ISCHR(st.st_mode)) return EINVAL;
-  *file = std::move(fd);
-  return 0;
-}
-
 }  // namespace
 
-ContainerLog::ContainerLog(std::string log_path, size_t max_line)
+size_t KeptLineSize(size_t max_line) { return RoundToPage(max_line + 1); }
+
+size_t LogChunkSize(size_t max_line) { return kLogOutputSize + kLogPrefixSize + max_line + 1; }
+
+ContainerLog::ContainerLog(std::string log_path, size_t max_line, size_t buffer_size)
     : path(std::move(log_path)),
       kept_capacity(KeptLineSize(max_line) + kLogReadSize),
-      unwritten_capacity(RoundToPage(kLogOutputSize + kLogPrefixSize + max_line + 1)) {
+      unwritten_capacity(RoundToPage(buffer_size + LogChunkSize(max_line))) {
   const size_t kept = kept_capacity;
   memory_size_ = 2 * kept + unwritten_capacity;
   char* memory = MapPages(memory_size_);
@@ -91,8 +51,19 @@ ContainerLog::~ContainerLog() {
   if (memory_ != nullptr) munmap(memory_, memory_size_);
 }
 
-LogWriter::Thread::~Thread() {
+LogWriter::Worker::~Worker() {
   if (memory_ != nullptr) munmap(memory_, memory_size_);
+}
+
+int LogWriter::Worker::Prepare(size_t max_line) {
+  const size_t input_size = KeptLineSize(max_line) + kLogReadSize;
+  memory_size_ = input_size + RoundToPage(LogChunkSize(max_line));
+  char* memory = MapPages(memory_size_);
+  if (memory == nullptr) return ENOMEM;
+  memory_ = memory;
+  input = memory;
+  output = memory + input_size;
+  return 0;
 }
 
 int LogWriter::Thread::Prepare() {
@@ -100,33 +71,76 @@ int LogWriter::Thread::Prepare() {
   if (!epoll_.ok()) return errno;
   epoll_event event{.events = EPOLLIN, .data = {.ptr = nullptr}};
   if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, shared_->wake.get(), &event) != 0) return errno;
-  const size_t input = KeptLineSize(max_line_) + kLogReadSize;
-  memory_size_ = input + RoundToPage(kLogOutputSize + kLogPrefixSize + max_line_ + 1);
-  char* memory = MapPages(memory_size_);
-  if (memory == nullptr) return ENOMEM;
-  memory_ = memory;
-  input_ = memory;
-  output_ = memory + input;
   return 0;
 }
 
-void LogWriter::Thread::Run() {
-  for (;;) {
+// ---- who leads
+
+bool LogWriter::Thread::LeaderIsStuck() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (leader_->working_on == nullptr) return false;
+  if (const int64_t left = StuckIn(); left > 0) {
+    SetTimer(left);
+    return false;
+  }
+  return true;
+}
+
+bool LogWriter::Thread::Replace(Worker* worker) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (leader_->working_on == nullptr || StuckIn() > 0) return false;
+  Worker* const stuck = std::exchange(leader_, worker);
+  ContainerLog* const log = stuck->working_on;
+  log->stalled = true;
+  if (LogStream* stream = std::exchange(stuck->in_hand_stream, nullptr); stream != nullptr) {
+    // Copied while its buffer cannot change: it is in a system call.
+    std::copy_n(stuck->in_hand, stuck->in_hand_size, stream->kept);
+    stream->kept_size = stuck->in_hand_size;
+  }
+  log->catch_up = true;
+  Changed(log);
+  // Events that the other one has fetched and will not act on: edges have to be told again.
+  for (ContainerLog* each = logs_; each != nullptr; each = each->next) {
+    for (LogStream& stream : each->streams) {
+      if (!stream.ended() && stream.paused) PauseStream(&stream);
+    }
+  }
+  return true;
+}
+
+bool LogWriter::Thread::Ended(const Worker* worker) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return worker->ended;
+}
+
+void LogWriter::Thread::Run(Worker* worker) {
+  mutex_.lock();
+  while (Leads(worker)) {
+    const int timeout = NextTimeout(LogNowMs());
+    mutex_.unlock();
     epoll_event events[kBatch];
-    const int count = epoll_wait(epoll_.get(), events, kBatch, NextTimeout(NowMs()));
+    const int count = epoll_wait(epoll_.get(), events, kBatch, timeout);
+    mutex_.lock();
     bool wake = false;
-    for (int i = 0; i < count; ++i) {
+    for (int i = 0; i < count && Leads(worker); ++i) {
       auto* stream = static_cast<LogStream*>(events[i].data.ptr);
       if (stream == nullptr) {
         wake = true;
-      } else if (!stream->ended() && !stream->log->blocked()) {
-        Serve(stream);
+      } else if (!stream->ended()) {
+        Serve(worker, stream);
       }
     }
     // After the streams: a command may free what an event of this batch points to.
-    if (wake && !RunCommands()) return;
-    Housekeep(NowMs());
+    if (wake && Leads(worker)) FetchCommands();
+    if (Leads(worker)) RunCommands(worker);
+    if (Leads(worker)) Housekeep(worker);
+    if (Leads(worker) && suspend_ != nullptr) RestIfWanted();
+    if (stopping_ && logs_ == nullptr) break;
   }
+  worker->ended = true;
+  mutex_.unlock();
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t n = write(shared_->completed_event, &one, sizeof one);
 }
 
 int LogWriter::Thread::NextTimeout(int64_t now) const {
@@ -136,33 +150,52 @@ int LogWriter::Thread::NextTimeout(int64_t now) const {
     if (timeout < 0 || ms < timeout) timeout = ms;
   };
   for (const ContainerLog* log = logs_; log != nullptr; log = log->next) {
-    if (log->blocked()) wait_for(log->retry_at - now);
+    if (log->unwritten_size != 0 && !log->busy) wait_for(log->retry_at - now);
     if (log->finish_command != nullptr) wait_for(log->finish_deadline - now);
+    if (!log->busy && log->deferred != nullptr) wait_for(0);
+    if (log->catch_up) wait_for(0);
   }
+  if (commands_ != nullptr) wait_for(0);
   if (buffers_used_) wait_for(last_used_ + kTrimMs - now);
   return static_cast<int>(std::min<int64_t>(timeout, INT_MAX));
 }
 
-void LogWriter::Thread::Housekeep(int64_t now) {
-  for (ContainerLog* log = logs_; log != nullptr; log = log->next) {
-    if (log->blocked() && now >= log->retry_at) {
-      log->retry_at = now + kRetryMs;
-      Resume(log);
+void LogWriter::Thread::Housekeep(Worker* worker) {
+  const int64_t now = LogNowMs();
+  for (ContainerLog* log = logs_; log != nullptr;) {
+    ContainerLog* const next = log->next;
+    if (log->catch_up) {
+      log->catch_up = false;
+      for (LogStream& stream : log->streams) TakeKept(worker, &stream);
     }
-    if (log->finishing) CheckFinished(log, now);
+    if (!log->busy && log->deferred != nullptr) {
+      // At the head of the queue, in their order.
+      Command* last = log->deferred;
+      while (last->next != nullptr) last = last->next;
+      last->next = std::exchange(commands_, std::exchange(log->deferred, nullptr));
+    }
+    if (!log->busy && log->unwritten_size != 0 && now >= log->retry_at) Resume(worker, log);
+    if (!Leads(worker)) return;
+    if (log->finishing) CheckFinished(worker, log, now);
+    if (!Leads(worker)) return;
+    if (stopping_ && !log->busy) CloseLog(worker, log);
+    if (!Leads(worker)) return;
+    log = next;
   }
-  if (buffers_used_ && now - last_used_ >= kTrimMs) TrimBuffers();
+  if (buffers_used_ && now - last_used_ >= kTrimMs) TrimBuffers(worker);
 }
 
 // A burst must not cost the pod its buffers for good; a page each stays warm.
-void LogWriter::Thread::TrimBuffers() {
+void LogWriter::Thread::TrimBuffers(Worker* worker) {
   buffers_used_ = false;
-  madvise(input_, static_cast<size_t>(output_ - input_), MADV_DONTNEED);
-  const size_t output = memory_size_ - static_cast<size_t>(output_ - input_);
-  madvise(output_ + kPage, output - kPage, MADV_DONTNEED);
+  madvise(worker->input, static_cast<size_t>(worker->output - worker->input), MADV_DONTNEED);
+  const size_t output = RoundToPage(LogChunkSize(options_.max_line));
+  madvise(worker->output + kPage, output - kPage, MADV_DONTNEED);
 }
 
-bool LogWriter::Thread::RunCommands() {
+// ---- commands
+
+void LogWriter::Thread::FetchCommands() {
   uint64_t count;
   [[maybe_unused]] const ssize_t n = read(shared_->wake.get(), &count, sizeof count);
   Command* command;
@@ -175,65 +208,89 @@ bool LogWriter::Thread::RunCommands() {
     Command* next = std::exchange(command->next, in_order);
     in_order = std::exchange(command, next);
   }
-  bool go_on = true;
-  Command* suspend = nullptr;
-  while (in_order != nullptr) {
-    Command* current = std::exchange(in_order, in_order->next);
-    ContainerLog* log = current->log;
-    switch (current->kind) {
-      case Command::kOpen:
-        Complete(current, OpenLog(log));
-        break;
-      case Command::kReopen:
-        Complete(current, ReopenLog(log));
-        break;
-      case Command::kFinish:
-        if (log->finish_command != nullptr) Complete(log->finish_command, ECANCELED);
-        log->finishing = true;
-        log->finish_deadline = current->deadline;
-        log->finish_command = current;
-        if (log->blocked()) Resume(log);
-        for (LogStream& stream : log->streams) {
-          if (!stream.ended() && !log->blocked()) Serve(&stream);
-        }
-        CheckFinished(log, NowMs());
-        break;
-      case Command::kClose:
-        CloseLog(log);
-        Complete(current, 0);
-        break;
-      case Command::kSuspend:
-        suspend = current;
-        break;
-      case Command::kAdopt:
-        AdoptLog(log);
-        Complete(current, 0);
-        break;
-      case Command::kStop:
-        while (logs_ != nullptr) CloseLog(logs_);
-        go_on = false;
-        Complete(current, 0);
-        break;
-    }
-  }
-  if (suspend != nullptr) Rest(suspend);
-  return go_on;
+  Command** end = &commands_;
+  while (*end != nullptr) end = &(*end)->next;
+  *end = in_order;
 }
 
-void LogWriter::Thread::Rest(Command* suspend) {
-  const int64_t resumes = suspend->deadline;
-  Complete(suspend, 0);
-  std::unique_lock<std::mutex> lock(shared_->mutex);
-  while (shared_->resumes == resumes) shared_->resumed.wait(lock);
+void LogWriter::Thread::RunCommands(Worker* worker) {
+  while (commands_ != nullptr && Leads(worker)) {
+    Command* const command = std::exchange(commands_, commands_->next);
+    command->next = nullptr;
+    const ContainerLog* log = command->log;
+    // In their order: one waits for those before it. An end has a deadline, and waits for nobody.
+    if (log != nullptr && (log->busy || log->deferred != nullptr) &&
+        command->kind != Command::kFinish) {
+      Defer(command);
+    } else if (!RunCommand(worker, command)) {
+      Defer(command);
+    }
+  }
+}
+
+void LogWriter::Thread::Defer(Command* command) {
+  Command** end = &command->log->deferred;
+  while (*end != nullptr) end = &(*end)->next;
+  *end = command;
+}
+
+bool LogWriter::Thread::RunCommand(Worker* worker, Command* command) {
+  switch (command->kind) {
+    case Command::kOpen:
+      Complete(command, OpenLog(worker, command->log));
+      return true;
+    case Command::kReopen:
+      Complete(command, ReopenLog(worker, command->log));
+      return true;
+    case Command::kFinish:
+      FinishLog(worker, command);
+      return true;
+    case Command::kClose:
+      if (!CloseLog(worker, command->log)) return false;
+      Complete(command, 0);
+      return true;
+    case Command::kSuspend:
+      suspend_ = command;
+      return true;
+    case Command::kAdopt:
+      AdoptLog(command->log);
+      Complete(command, 0);
+      return true;
+    case Command::kStop:
+      stopping_ = true;
+      Complete(command, 0);
+      return true;
+  }
+  return true;
+}
+
+void LogWriter::Thread::RestIfWanted() {
+  const int64_t resumes = suspend_->deadline;
+  {
+    std::lock_guard<std::mutex> lock(shared_->mutex);
+    if (shared_->resumes == resumes) {
+      // Whoever is still on a file comes back, or the owner gives up.
+      for (const ContainerLog* log = logs_; log != nullptr; log = log->next) {
+        if (log->busy || log->deferred != nullptr) return;
+      }
+      if (commands_ != nullptr) return;
+    }
+  }
+  Complete(std::exchange(suspend_, nullptr), 0);
+  mutex_.unlock();
+  {
+    std::unique_lock<std::mutex> lock(shared_->mutex);
+    while (shared_->resumes == resumes) shared_->resumed.wait(lock);
+  }
+  mutex_.lock();
 }
 
 void LogWriter::Thread::AdoptLog(ContainerLog* log) {
   log->next = std::exchange(logs_, log);
   for (LogStream& stream : log->streams) {
-    if (stream.ended()) continue;
-    if (WatchStream(&stream) != 0) DropStream(&stream);
-    if (log->blocked()) PauseStream(&stream);
+    if (!stream.ended() && WatchStream(&stream) != 0) DropStream(&stream);
   }
+  log->catch_up = true;
 }
 
 void LogWriter::Thread::Complete(Command* command, int error) {
@@ -246,65 +303,67 @@ void LogWriter::Thread::Complete(Command* command, int error) {
   [[maybe_unused]] const ssize_t n = write(shared_->completed_event, &one, sizeof one);
 }
 
-int LogWriter::Thread::OpenLog(ContainerLog* log) {
-  log->next = std::exchange(logs_, log);
-  const int error = OpenFileAndStreams(log);
-  if (error != 0) {
-    for (LogStream& stream : log->streams) DropStream(&stream);
+void LogWriter::Thread::FinishLog(Worker* worker, Command* command) {
+  ContainerLog* const log = command->log;
+  if (log->finish_command != nullptr) Complete(log->finish_command, ECANCELED);
+  log->finishing = true;
+  log->finish_deadline = command->deadline;
+  log->finish_command = command;
+  if (log->unwritten_size != 0 && !log->busy) Resume(worker, log);
+  for (LogStream& stream : log->streams) {
+    if (Leads(worker) && stream.watched) Serve(worker, &stream);
+  }
+  if (Leads(worker)) CheckFinished(worker, log, LogNowMs());
+}
+
+void LogWriter::Thread::CheckFinished(Worker* worker, ContainerLog* log, int64_t now) {
+  const bool late = now >= log->finish_deadline;
+  bool timed_out = false;
+  if (late && !log->behind()) {
+    for (LogStream& stream : log->streams) {
+      if (stream.ended()) continue;
+      timed_out = true;
+      EndStream(worker, &stream);
+    }
+  }
+  const bool complete = log->streams_ended() && !log->behind() && log->streams[0].kept_size == 0 &&
+                        log->streams[1].kept_size == 0;
+  if (!complete && !late) return;
+  if (log->finish_command != nullptr) {
+    const int error = log->busy                  ? ETIMEDOUT
+                      : log->unwritten_size != 0 ? log->write_error
+                      : timed_out                ? ETIMEDOUT
+                                                 : 0;
+    Complete(std::exchange(log->finish_command, nullptr), error);
+  }
+  if (complete) {
+    log->finishing = false;
+    const LogFileWork work(this, worker, log);
     log->file.reset();
   }
-  return error;
 }
 
-int LogWriter::Thread::OpenFileAndStreams(ContainerLog* log) {
-  if (!log->ok()) return ENOMEM;
-  if (!log->path.empty()) {
-    int error = OpenFile(log->path, &log->file);
-    if (error == ENOENT) {
-      error = MakeParents(log->path);
-      if (error == 0) error = OpenFile(log->path, &log->file);
-    }
-    if (error != 0) return error;
-  }
-  for (LogStream& stream : log->streams) {
-    if (stream.ended()) continue;
-    const int flags = fcntl(stream.fd.get(), F_GETFL);
-    if (flags < 0 || fcntl(stream.fd.get(), F_SETFL, flags | O_NONBLOCK) != 0) return errno;
-    if (const int error = WatchStream(&stream); error != 0) return error;
-  }
-  return 0;
-}
-
-int LogWriter::Thread::ReopenLog(ContainerLog* log) {
-  if (log->path.empty()) return 0;
-  if (log->blocked()) Resume(log);
-  sys::UniqueFd file;
-  // The directory is not made here: if it is gone, the rotation failed.
-  if (const int error = OpenFile(log->path, &file); error != 0) return error;
-  if (log->blocked() && log->write_at > log->line_start) {
-    // The old file ends in the middle of an entry: that entry moves to the new one as a whole.
-    struct stat st;
-    const auto torn = static_cast<off_t>(log->write_at - log->line_start);
-    if (fstat(log->file.get(), &st) == 0 && st.st_size >= torn) {
-      [[maybe_unused]] const int result = ftruncate(log->file.get(), st.st_size - torn);
-    }
-    log->write_at = log->line_start;
-  }
-  log->file = std::move(file);
-  if (log->blocked()) Resume(log);
-  return 0;
-}
-
-void LogWriter::Thread::CloseLog(ContainerLog* log) {
+bool LogWriter::Thread::CloseLog(Worker* worker, ContainerLog* log) {
   log->finishing = true;
-  if (log->blocked()) Resume(log);
+  if (log->unwritten_size != 0) Resume(worker, log);
   for (LogStream& stream : log->streams) {
-    if (!stream.ended() && !log->blocked()) Serve(&stream);
-    EndStream(&stream);
+    if (Leads(worker) && !stream.ended()) Serve(worker, &stream);
+    if (Leads(worker)) EndStream(worker, &stream);
   }
-  log->file.reset();
+  if (Leads(worker) && log->file.ok()) {
+    const LogFileWork work(this, worker, log);
+    log->file.reset();
+  }
+  // Only a leader may take it from the list: another worker's events may point to it.
+  if (!Leads(worker)) return false;
   if (log->finish_command != nullptr) {
     Complete(std::exchange(log->finish_command, nullptr), ECANCELED);
+  }
+  for (ContainerLog** link = &changes_; *link != nullptr; link = &(*link)->next_changed) {
+    if (*link == log) {
+      *link = log->next_changed;
+      break;
+    }
   }
   for (ContainerLog** link = &logs_; *link != nullptr; link = &(*link)->next) {
     if (*link == log) {
@@ -312,166 +371,7 @@ void LogWriter::Thread::CloseLog(ContainerLog* log) {
       break;
     }
   }
-}
-
-int LogWriter::Thread::WatchStream(LogStream* stream) {
-  epoll_event event{.events = EPOLLIN, .data = {.ptr = stream}};
-  const int op = stream->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
-  if (epoll_ctl(epoll_.get(), op, stream->fd.get(), &event) != 0) return errno;
-  stream->watched = true;
-  stream->paused = false;
-  return 0;
-}
-
-// Edge-triggered: a hang-up, which cannot be masked, is then told once instead of for ever.
-void LogWriter::Thread::PauseStream(LogStream* stream) {
-  epoll_event event{.events = EPOLLIN | EPOLLET, .data = {.ptr = stream}};
-  if (stream->watched) epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, stream->fd.get(), &event);
-  stream->paused = true;
-}
-
-void LogWriter::Thread::DropStream(LogStream* stream) {
-  if (!stream->ended() && stream->watched) {
-    // Closing alone would not do: the descriptor may be shared with another process.
-    epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, stream->fd.get(), nullptr);
-  }
-  stream->watched = false;
-  stream->fd.reset();
-}
-
-void LogWriter::Thread::EndStream(LogStream* stream) {
-  DropStream(stream);
-  if (stream->kept_size > 0 && !stream->log->blocked()) {
-    const size_t size = std::exchange(stream->kept_size, 0);
-    memcpy(input_, stream->kept, size);
-    Take(stream, input_, size, true);
-  }
-}
-
-void LogWriter::Thread::Serve(LogStream* stream) {
-  ContainerLog* log = stream->log;
-  char* const at = input_ + KeptLineSize(max_line_);
-  for (int i = 0; i < kFairShare && !log->blocked(); ++i) {
-    const ssize_t n = read(stream->fd.get(), at, kLogReadSize);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0 && errno == EAGAIN) return;
-    if (n < 0 && errno == EIO && log->tty && !log->finishing) {
-      // Nobody has the terminal open at the moment; somebody may open it again.
-      PauseStream(stream);
-      return;
-    }
-    if (n <= 0) return EndStream(stream);
-    if (stream->paused) WatchStream(stream);
-    const auto size = static_cast<size_t>(n);
-    if (size > kPage) {
-      buffers_used_ = true;
-      last_used_ = NowMs();
-    }
-    const size_t kept = std::exchange(stream->kept_size, 0);
-    memcpy(at - kept, stream->kept, kept);
-    Take(stream, at - kept, kept + size, false);
-    // Most likely empty now; if not, the next event comes at once.
-    if (size < kPage && !log->finishing) return;
-  }
-}
-
-void LogWriter::Thread::Take(LogStream* stream, char* data, size_t size, bool end) {
-  ContainerLog* log = stream->log;
-  if (log->path.empty()) return;  // no log is wanted
-  timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
-  char stamp[kLogStampSize];
-  clock_.Format(now.tv_sec, static_cast<int32_t>(now.tv_nsec), stamp);
-  const LogPrefix prefix = MakeLogPrefix(stamp, stream->is_stderr);
-  const size_t capacity = kLogOutputSize + kLogPrefixSize + max_line_ + 1;
-  while (size > 0 && !log->blocked()) {
-    const LogFormatResult result =
-        FormatLog(absl::string_view(data, size), end, prefix, max_line_, output_, capacity);
-    if (result.consumed == 0) break;
-    data += result.consumed;
-    size -= result.consumed;
-    Write(log, output_, result.produced);
-  }
-  memcpy(stream->kept, data, size);
-  stream->kept_size = size;
-  if (log->blocked()) {
-    for (LogStream& each : log->streams) {
-      if (!each.ended()) PauseStream(&each);
-    }
-  }
-}
-
-void LogWriter::Thread::Write(ContainerLog* log, const char* data, size_t size) {
-  size_t at = 0;
-  while (at < size) {
-    const ssize_t n = write(log->file.get(), data + at, size - at);
-    if (n > 0) {
-      at += static_cast<size_t>(n);
-      continue;
-    }
-    if (n < 0 && errno == EINTR) continue;
-    log->write_error = n < 0 ? errno : EIO;
-    log->retry_at = NowMs() + kRetryMs;
-    // Keep from the start of the entry that was cut, so that a new file can have it whole.
-    size_t line = at;
-    while (line > 0 && data[line - 1] != '\n') --line;
-    log->line_start = 0;
-    log->write_at = at - line;
-    log->unwritten_size = size - line;
-    memcpy(log->unwritten, data + line, size - line);
-    return;
-  }
-}
-
-void LogWriter::Thread::Resume(ContainerLog* log) {
-  while (log->write_at < log->unwritten_size) {
-    const ssize_t n =
-        write(log->file.get(), log->unwritten + log->write_at, log->unwritten_size - log->write_at);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) {
-      log->write_error = n < 0 ? errno : EIO;
-      return;
-    }
-    log->write_at += static_cast<size_t>(n);
-    for (size_t i = log->write_at; i > log->line_start; --i) {
-      if (log->unwritten[i - 1] == '\n') log->line_start = i;
-    }
-  }
-  madvise(log->unwritten, RoundToPage(log->unwritten_size), MADV_DONTNEED);
-  log->line_start = log->write_at = log->unwritten_size = 0;
-  log->write_error = 0;
-  for (LogStream& stream : log->streams) {
-    // What was read before the file was full comes first.
-    if (stream.kept_size > 0 && !log->blocked()) {
-      const size_t size = std::exchange(stream.kept_size, 0);
-      memcpy(input_, stream.kept, size);
-      buffers_used_ = true;
-      Take(&stream, input_, size, stream.ended());
-    }
-    if (!stream.ended() && !log->blocked()) WatchStream(&stream);
-  }
-}
-
-void LogWriter::Thread::CheckFinished(ContainerLog* log, int64_t now) {
-  const bool late = now >= log->finish_deadline;
-  bool timed_out = false;
-  if (late && !log->blocked()) {
-    for (LogStream& stream : log->streams) {
-      if (stream.ended()) continue;
-      timed_out = true;
-      EndStream(&stream);
-    }
-  }
-  const bool complete = log->streams_ended() && !log->blocked();
-  if (!complete && !late) return;
-  if (log->finish_command != nullptr) {
-    const int error = log->blocked() ? log->write_error : timed_out ? ETIMEDOUT : 0;
-    Complete(std::exchange(log->finish_command, nullptr), error);
-  }
-  if (complete) {
-    log->finishing = false;
-    log->file.reset();
-  }
+  return true;
 }
 
 }  // namespace davit::sandbox

@@ -38,7 +38,7 @@ void BM_TwoMillionLines(benchmark::State& state) {
   const std::string path = std::string(dir) + "/0.log";
   const std::string block = Block();
   for (auto _ : state) {
-    auto writer = *LogWriter::Start(16384);
+    auto writer = *LogWriter::Start({.max_line = 16384});
     int fds[2];
     if (pipe2(fds, O_CLOEXEC) != 0) return state.SkipWithError("pipe2");
     LogWriter::Streams streams;

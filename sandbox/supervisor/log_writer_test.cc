@@ -1,116 +1,21 @@
 #include "sandbox/supervisor/log_writer.h"
 
 #include <fcntl.h>
-#include <poll.h>
-#include <sys/mount.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdlib>
 #include <optional>
-#include <sstream>
 #include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
-#include "runtime/sys/file.h"
+#include "sandbox/supervisor/log_writer_fixture.h"
 
 namespace davit::sandbox {
 namespace {
-
-class LogWriterTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    char pattern[] = "/tmp/davit-log-XXXXXX";
-    ASSERT_NE(mkdtemp(pattern), nullptr);
-    dir_ = pattern;
-    path_ = dir_ + "/0.log";
-    auto writer = LogWriter::Start(16384);
-    ASSERT_TRUE(writer.ok()) << writer.status();
-    writer_ = *std::move(writer);
-  }
-  void TearDown() override {
-    writer_.reset();
-    EXPECT_TRUE(sys::RemoveTreeAt(AT_FDCWD, dir_).ok());
-  }
-
-  struct Writers {
-    sys::UniqueFd out, err;
-  };
-
-  ContainerLog* Open(const std::string& path, Writers* writers, int expected_error = 0) {
-    LogWriter::Streams streams;
-    int fds[2];
-    EXPECT_EQ(pipe2(fds, O_CLOEXEC), 0);
-    streams.out.reset(fds[0]);
-    writers->out.reset(fds[1]);
-    EXPECT_EQ(pipe2(fds, O_CLOEXEC), 0);
-    streams.err.reset(fds[0]);
-    writers->err.reset(fds[1]);
-    std::optional<int> error;
-    ContainerLog* log = writer_->Open(path, std::move(streams), [&](int e) { error = e; });
-    Await(error);
-    EXPECT_EQ(error, expected_error);
-    return log;
-  }
-
-  // Runs completions until `value` is there.
-  void Await(const std::optional<int>& value) {
-    while (!value.has_value()) {
-      pollfd poll_fd{writer_->completion_fd(), POLLIN, 0};
-      ASSERT_EQ(poll(&poll_fd, 1, 30000), 1) << "no completion within 30 s";
-      writer_->RunCompletions();
-    }
-  }
-  int Finish(ContainerLog* log, absl::Duration timeout = absl::Seconds(30)) {
-    std::optional<int> error;
-    writer_->Finish(log, timeout, [&](int e) { error = e; });
-    Await(error);
-    return error.value_or(-1);
-  }
-  int Reopen(ContainerLog* log) {
-    std::optional<int> error;
-    writer_->Reopen(log, [&](int e) { error = e; });
-    Await(error);
-    return error.value_or(-1);
-  }
-  void Close(ContainerLog* log) {
-    std::optional<int> error;
-    writer_->Close(log, [&](int e) { error = e; });
-    Await(error);
-  }
-
-  static void Put(const sys::UniqueFd& fd, const std::string& data) {
-    ASSERT_TRUE(sys::WriteAll(fd.get(), data, "pipe").ok());
-  }
-
-  static std::string Read(const std::string& path) {
-    auto data = sys::ReadFileAt(AT_FDCWD, path, size_t{1} << 30);
-    return data.ok() ? *data : data.status().ToString();
-  }
-
-  // Entries without their time, whose shape is checked: "stdout F content".
-  static std::vector<std::string> Entries(const std::string& text) {
-    std::vector<std::string> entries;
-    std::istringstream in(text);
-    for (std::string line; std::getline(in, line);) {
-      EXPECT_GE(line.size(), kLogPrefixSize) << line;
-      EXPECT_EQ(line.substr(29, 2), "Z ") << line;
-      EXPECT_EQ(line[10], 'T') << line;
-      entries.push_back(line.substr(31));
-    }
-    EXPECT_TRUE(text.empty() || text.back() == '\n');
-    return entries;
-  }
-  std::vector<std::string> Log() { return Entries(Read(path_)); }
-
-  std::string dir_, path_;
-  std::unique_ptr<LogWriter> writer_;
-};
-
-using Lines = std::vector<std::string>;
 
 TEST_F(LogWriterTest, BothStreamsGoToTheFileWithTheirNames) {
   Writers writers;
@@ -239,48 +144,6 @@ TEST_F(LogWriterTest, AFailingReopenKeepsTheOldFileAndMakesNoNewOne) {
   EXPECT_EQ(Finish(log), 0);
   EXPECT_EQ(Entries(Read(dir_ + "/moved/0.log")), Lines{"stdout F still here"});
 }
-
-class FullDiskTest : public LogWriterTest {
- protected:
-  void SetUp() override {
-    LogWriterTest::SetUp();
-    mount_ = dir_ + "/small";
-    ASSERT_EQ(mkdir(mount_.c_str(), 0755), 0);
-    ASSERT_EQ(mount("tmpfs", mount_.c_str(), "tmpfs", 0, "size=256k"), 0);
-    file_ = mount_ + "/0.log";
-  }
-  void TearDown() override {
-    writer_.reset();
-    EXPECT_EQ(umount(mount_.c_str()), 0);
-    LogWriterTest::TearDown();
-  }
-  void Resize(const char* option) {
-    ASSERT_EQ(mount("tmpfs", mount_.c_str(), "tmpfs", MS_REMOUNT, option), 0);
-  }
-  // Writes numbered lines; returns once the pipe takes no more.
-  static int Fill(const sys::UniqueFd& fd) {
-    fcntl(fd.get(), F_SETFL, O_NONBLOCK);
-    int line = 0;
-    for (;;) {
-      const std::string text = absl::StrCat("line ", line, "\n");
-      if (write(fd.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size())) {
-        ++line;
-        continue;
-      }
-      pollfd poll_fd{fd.get(), POLLOUT, 0};
-      if (poll(&poll_fd, 1, 300) == 0) break;
-    }
-    fcntl(fd.get(), F_SETFL, 0);
-    return line;
-  }
-  static void ExpectNumbered(const std::string& text, int* next) {
-    for (const std::string& entry : Entries(text)) {
-      ASSERT_EQ(entry, absl::StrCat("stdout F line ", *next));
-      ++*next;
-    }
-  }
-  std::string mount_, file_;
-};
 
 TEST_F(FullDiskTest, AFullDiskBlocksTheApplicationAndLosesNothing) {
   Writers writers;

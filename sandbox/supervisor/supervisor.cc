@@ -27,8 +27,15 @@ using supervisor::v1::Reply;
 using supervisor::v1::ToSupervisor;
 
 constexpr uint32_t kProtocolVersion = 1;
-constexpr size_t kDefaultMaxLine = 16384;
 constexpr absl::Duration kTrimDelay = absl::Milliseconds(200);
+
+LogWriter::Options LogOptions(const PodConfig& config) {
+  LogWriter::Options options;
+  if (config.log_max_line() > 0) options.max_line = config.log_max_line();
+  if (config.log_buffer_size() > 0) options.buffer_size = config.log_buffer_size();
+  options.drop_when_full = config.log_drop_when_full();
+  return options;
+}
 
 }  // namespace
 
@@ -53,8 +60,7 @@ absl::Status Supervisor::SetUp(Inheritance inheritance) {
       if (std::exchange(awaiting_init_, false)) FinishShutdown();
     }));
   }
-  const size_t max_line = config_.log_max_line() > 0 ? config_.log_max_line() : kDefaultMaxLine;
-  DAVIT_ASSIGN_OR_RETURN(log_writer_, LogWriter::Start(max_line));
+  DAVIT_ASSIGN_OR_RETURN(log_writer_, LogWriter::Start(LogOptions(config_)));
   DAVIT_RETURN_IF_ERROR(loop_->Watch(log_writer_->completion_fd(), EPOLLIN,
                                      [this](uint32_t) { log_writer_->RunCompletions(); }));
   tools_ = PodTools{loop_.get(), reaper_.get(), log_writer_.get(), &pod_};
@@ -165,6 +171,12 @@ void Supervisor::CreateContainer(Origin origin, const supervisor::v1::CreateCont
   observer.out_of_memory = [this](Container* container) {
     FromSupervisor event;
     event.mutable_out_of_memory()->set_container_id(container->id());
+    server_->SendEvent(event);
+  };
+  observer.log_changed = [this](Container* container) {
+    FromSupervisor event;
+    event.mutable_log_changed()->set_container_id(container->id());
+    *event.mutable_log_changed()->mutable_health() = container->state().log();
     server_->SendEvent(event);
   };
   Container* container =
