@@ -3,6 +3,8 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <zlib.h>
 
 #include <cerrno>
@@ -42,14 +44,31 @@ uint32_t Crc(absl::string_view data) {
       crc32_z(0, reinterpret_cast<const unsigned char*>(data.data()), data.size()));
 }
 
+// In the blocks that the record has, if it fits. Its checksum tells if this was cut short.
+bool OverwriteRecord(int dir, absl::string_view frame) {
+  auto file = sys::OpenAt(dir, kRecordFile, O_WRONLY | O_NOFOLLOW);
+  struct stat st;
+  if (!file.ok() || fstat(file->get(), &st) != 0) return false;
+  if (static_cast<uint64_t>(st.st_blocks) * 512 < frame.size()) return false;
+  ssize_t n;
+  do {
+    n = pwrite(file->get(), frame.data(), frame.size(), 0);
+  } while (n < 0 && errno == EINTR);
+  if (n != static_cast<ssize_t>(frame.size())) return false;
+  return ftruncate(file->get(), static_cast<off_t>(frame.size())) == 0;
+}
+
 template <typename Record>
 absl::Status WriteRecord(const std::string& directory, absl::string_view magic,
                          const Record& record) {
   DAVIT_ASSIGN_OR_RETURN(sys::UniqueFd dir, sys::OpenDirAt(AT_FDCWD, directory));
-  return sys::Annotate(
-      sys::WriteFileAtomic(dir.get(), kRecordFile, FrameRecord(magic, record.SerializeAsString()),
-                           0600, sys::Durability::kProcess),
-      absl::StrCat("write the record in ", directory));
+  const std::string frame = FrameRecord(magic, record.SerializeAsString());
+  absl::Status status =
+      sys::WriteFileAtomic(dir.get(), kRecordFile, frame, 0600, sys::Durability::kProcess);
+  // What is already there can be stopped and removed on a full disk, too.
+  if (absl::IsResourceExhausted(status) && OverwriteRecord(dir.get(), frame))
+    return absl::OkStatus();
+  return sys::Annotate(status, absl::StrCat("write the record in ", directory));
 }
 
 template <typename Record>

@@ -37,7 +37,8 @@ class ContainerRecord;
 //       24       payload: a serialized davit.state.v1 message (proto/state.proto)
 //
 // Written to a temporary name and renamed, without fsync: a record describes processes, and has to
-// outlive davitd, not the machine.
+// outlive davitd, not the machine. On a full disk a record that is there already is overwritten in
+// place.
 namespace davit::sandbox {
 
 inline constexpr uint32_t kRecordVersion = 1;

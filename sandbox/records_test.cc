@@ -1,6 +1,7 @@
 #include "sandbox/records.h"
 
 #include <fcntl.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -80,6 +81,30 @@ TEST_F(RecordsTest, ANewerFormatIsToldApartFromDamage) {
   record.set_format_version(kRecordVersion + 1);
   ASSERT_TRUE(WritePodRecord(directory_, record).ok());
   EXPECT_EQ(ReadPodRecord(directory_).status().code(), absl::StatusCode::kUnimplemented);
+}
+
+TEST_F(RecordsTest, ARecordThatIsThereIsChangedOnAFullDiskToo) {
+  ASSERT_EQ(mount("tmpfs", directory_.c_str(), "tmpfs", 0, "size=64k"), 0);
+  state::v1::PodRecord record = SomePod();
+  const absl::Status first = WritePodRecord(directory_, record);
+  const sys::UniqueFd filler(
+      open(absl::StrCat(directory_, "/filler").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+  const std::string block(4096, 'x');
+  while (write(filler.get(), block.data(), block.size()) > 0) continue;
+  record.set_reason("stopped");
+  const absl::Status second = WritePodRecord(directory_, record);
+  const auto read = ReadPodRecord(directory_);
+  // One that does not fit says so, and leaves what there was.
+  state::v1::PodRecord big = record;
+  big.set_metadata(std::string(10000, 'm'));
+  const absl::Status third = WritePodRecord(directory_, big);
+  const auto read_again = ReadPodRecord(directory_);
+  ASSERT_EQ(umount2(directory_.c_str(), MNT_DETACH), 0);
+  ASSERT_TRUE(first.ok()) << first;
+  ASSERT_TRUE(second.ok()) << second;
+  EXPECT_EQ(read->SerializeAsString(), record.SerializeAsString());
+  EXPECT_EQ(third.code(), absl::StatusCode::kResourceExhausted) << third;
+  EXPECT_EQ(read_again->SerializeAsString(), record.SerializeAsString());
 }
 
 TEST_F(RecordsTest, WhatIsSetAsideIsKeptUnderANameOfItsOwn) {

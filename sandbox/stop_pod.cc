@@ -27,6 +27,9 @@ namespace {
 // takes longer sits in the kernel, on a dead file server say; the caller retries.
 constexpr absl::Duration kKillTimeout = absl::Seconds(10);
 constexpr absl::Duration kShutdownTimeout = absl::Seconds(10);
+// From the last answer, or from SIGKILL, to the end. What takes longer sits in the kernel.
+constexpr absl::Duration kExitTimeout = absl::Seconds(2);
+constexpr absl::Duration kLingeringRetry = absl::Seconds(2);
 constexpr absl::Duration kGroupTimeout = absl::Seconds(5);
 constexpr absl::Duration kMaxNetworkRetry = absl::Minutes(5);
 
@@ -200,18 +203,42 @@ absl::Status ManagerImpl::EndSupervisor(const PodPtr& pod) {
   if (process.pidfd.ok()) {
     // A supervisor that has answered is on its way out.
     if (!asked) sys::KillPidfd(process.pidfd.get(), SIGKILL).IgnoreError();
-    const absl::StatusOr<int> status =
-        sys::WaitPidfd(process.pidfd.get(), absl::Now() + kShutdownTimeout);
+    const absl::StatusOr<int> status = sys::WaitPidfd(
+        process.pidfd.get(), absl::Now() + (asked ? kExitTimeout : kShutdownTimeout));
     if (absl::IsDeadlineExceeded(status.status())) {
       sys::KillPidfd(process.pidfd.get(), SIGKILL).IgnoreError();
-      sys::WaitPidfd(process.pidfd.get(), absl::Now() + kShutdownTimeout).IgnoreError();
+      sys::WaitPidfd(process.pidfd.get(), absl::Now() + kExitTimeout).IgnoreError();
     }
   }
   if (client != nullptr) client->Close();
   pod->set_client(nullptr);
   // What a supervisor that was killed has left behind.
   DAVIT_RETURN_IF_ERROR(RemoveNetnsBinding(pod->view()->netns_path));
-  return KillLeaf(pod->fixed().supervisor_leaf);
+  const absl::Status left = KillLeaf(pod->fixed().supervisor_leaf);
+  if (left.ok()) return left;
+  // All that it did is undone, and a disk that does not answer must not keep the pod.
+  Report(
+      Severity::kWarning,
+      absl::StrCat("the supervisor of pod ", pod->id(),
+                   " hangs in the kernel, most likely on the disk of its logs; the pod is removed "
+                   "without it: ",
+                   left.message()));
+  auto lingering = std::make_shared<Lingering>();
+  lingering->pidfd = std::move(process.pidfd);
+  lingering->leaf = pod->fixed().supervisor_leaf;
+  AwaitLingering(std::move(lingering));
+  return absl::OkStatus();
+}
+
+void ManagerImpl::AwaitLingering(std::shared_ptr<Lingering> lingering) {
+  loop_->After(kLingeringRetry, [this, lingering] {
+    if (shutting_down_) return;
+    workers_.Run([this, lingering] {
+      // Reaped here if it is our child.
+      if (lingering->pidfd.ok()) sys::WaitPidfd(lingering->pidfd.get(), absl::Now()).IgnoreError();
+      if (!KillLeaf(lingering->leaf).ok()) AwaitLingering(lingering);
+    });
+  });
 }
 
 absl::Status ManagerImpl::UpdatePodRecord(const PodPtr& pod) {

@@ -105,6 +105,8 @@ absl::Status WritableLayers::Remove(const std::string& container_id) {
   const std::string to = absl::StrCat(trash_, "/", container_id, ".", NewId().substr(0, 8));
   if (rename(from.c_str(), to.c_str()) != 0) {
     if (errno == ENOENT) return absl::OkStatus();
+    // The trash may need another block for one more name.
+    if (errno == ENOSPC || errno == EDQUOT) return sys::RemoveTreeAt(AT_FDCWD, from);
     return sys::ErrnoStatus(errno, absl::StrCat("move writable layer ", from, " to the trash"));
   }
   unlinker_.Run([to] { sys::RemoveTreeAt(AT_FDCWD, to).IgnoreError(); });

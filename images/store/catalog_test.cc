@@ -1,9 +1,16 @@
 #include "images/store/catalog.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mount.h>
+#include <unistd.h>
 
+#include <cerrno>
+
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
 #include "images/testing/temp_dir.h"
+#include "runtime/sys/unique_fd.h"
 
 namespace davit::images {
 namespace {
@@ -137,6 +144,38 @@ TEST_F(CatalogTest, ANewerVersionIsRefused) {
     ASSERT_TRUE(db->Execute("PRAGMA user_version = 3").ok());
   }
   EXPECT_TRUE(absl::IsFailedPrecondition(Catalog::Open(dir_.path("images.db")).status()));
+}
+
+// On a file system of its own, which is then full to the last byte.
+TEST(CatalogOnAFullDiskTest, WhatIsThereCanBeRemovedAndReadAgain) {
+  const TempDir dir;
+  ASSERT_EQ(mount("tmpfs", dir.path().c_str(), "tmpfs", 0, "size=8m"), 0);
+  const auto unmount = absl::MakeCleanup([&] { umount(dir.path().c_str()); });
+  const std::string path = dir.path("images.db");
+  auto catalog = *Catalog::Open(path);
+  constexpr int kImages = 60;
+  for (int i = 1; i <= kImages; ++i) {
+    const std::string id = std::to_string(i);
+    ASSERT_TRUE(catalog->PutImage(SomeImage(id, {id + ":1"}, {i}), {SomeLayer(i)}).ok());
+  }
+  catalog.reset();
+  catalog = *Catalog::Open(path);
+  const sys::UniqueFd filler(
+      open(dir.path("filler").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+  const std::string block(4096, 'x');
+  while (write(filler.get(), block.data(), block.size()) > 0) continue;
+  ASSERT_EQ(errno, ENOSPC);
+  for (int i = 1; i <= kImages / 2; ++i) {
+    const absl::Status removed = catalog->RemoveImages({std::to_string(i)});
+    ASSERT_TRUE(removed.ok()) << i << ": " << removed;
+    ASSERT_TRUE(catalog->DeleteLayers({i}).ok());
+  }
+  catalog.reset();  // as a restart does
+  auto again = Catalog::Open(path);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ((*again)->Load()->images.size(), size_t{kImages / 2});
+  const absl::Status removed = (*again)->RemoveImages({std::to_string(kImages)});
+  EXPECT_TRUE(removed.ok()) << removed;
 }
 
 }  // namespace

@@ -1,11 +1,14 @@
 #include "images/store/sqlite.h"
 
+#include <fcntl.h>
 #include <sqlite3.h>
+#include <sys/stat.h>
 
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "runtime/sys/errno.h"
+#include "runtime/sys/unique_fd.h"
 
 namespace davit::images {
 namespace {
@@ -22,6 +25,18 @@ absl::Status Error(sqlite3* db, int code) {
     default:
       return absl::InternalError(message);
   }
+}
+
+// Of the database and of its log each.
+constexpr off_t kReservedBytes = 1024 * 1024;
+
+// Blocks beyond the end of a file, so that a transaction can be written on a full disk. Only a
+// wish: on a disk that is full already, those of an earlier run are still there.
+void ReserveSpace(const std::string& path) {
+  const sys::UniqueFd file(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  struct stat st;
+  if (!file.ok() || fstat(file.get(), &st) != 0) return;
+  fallocate(file.get(), FALLOC_FL_KEEP_SIZE, 0, st.st_size + kReservedBytes);
 }
 
 }  // namespace
@@ -69,6 +84,8 @@ std::string SqliteStatement::Text(int column) const {
 
 absl::StatusOr<std::unique_ptr<Sqlite>> Sqlite::Open(const std::string& path) {
   sqlite3* handle = nullptr;
+  // Before it is opened: closing any descriptor of the file would give SQLite's locks up.
+  ReserveSpace(path);
   const int code =
       sqlite3_open_v2(path.c_str(), &handle,
                       SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, nullptr);
@@ -78,8 +95,14 @@ absl::StatusOr<std::unique_ptr<Sqlite>> Sqlite::Open(const std::string& path) {
   sqlite3_busy_timeout(handle, 5000);
   const absl::Status status = db->Execute(
       "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;"
-      "PRAGMA trusted_schema=OFF;");
+      "PRAGMA trusted_schema=OFF;"
+      // Before the log outgrows what is reserved for it.
+      "PRAGMA wal_autocheckpoint=128;");
   if (!status.ok()) return sys::Annotate(status, absl::StrCat("open ", path));
+  // The log and its index stay when the database is closed, and so does their space.
+  int persist = 1;
+  sqlite3_file_control(handle, "main", SQLITE_FCNTL_PERSIST_WAL, &persist);
+  ReserveSpace(path + "-wal");
   return db;
 }
 
