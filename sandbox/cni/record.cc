@@ -14,6 +14,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "runtime/sys/errno.h"
 #include "sandbox/cni/arguments.h"
@@ -87,7 +88,33 @@ absl::StatusOr<RecordStore> RecordStore::Open(const std::string& directory) {
   DAVIT_RETURN_IF_ERROR(sys::MakeDirs(directory, 0700));
   DAVIT_ASSIGN_OR_RETURN(sys::UniqueFd fd,
                          sys::OpenAt(AT_FDCWD, directory, O_RDONLY | O_DIRECTORY));
-  return RecordStore(directory, std::move(fd));
+  RecordStore store(directory, std::move(fd));
+  store.RemoveRemains();
+  return store;
+}
+
+void RecordStore::RemoveRemains() const {
+  for (const std::string& name : Names()) {
+    absl::string_view id = name;
+    if (absl::ConsumePrefix(&id, ".")) {
+      if (absl::ConsumeSuffix(&id, ".json.tmp") && IsContainerId(id)) {
+        unlinkat(directory_.get(), name.c_str(), 0);
+      }
+    } else if (absl::ConsumeSuffix(&id, ".lock") && IsContainerId(id) &&
+               faccessat(directory_.get(), FileName(std::string(id)).c_str(), F_OK, 0) != 0) {
+      // A plugin is only ever run for a recorded attachment, so nobody holds it.
+      unlinkat(directory_.get(), name.c_str(), 0);
+    }
+  }
+}
+
+std::vector<std::string> RecordStore::Names() const {
+  std::vector<std::string> names;
+  const int fd = openat(directory_.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return names;
+  const std::unique_ptr<DIR, int (*)(DIR*)> stream(fdopendir(fd), closedir);
+  while (const dirent* entry = readdir(stream.get())) names.emplace_back(entry->d_name);
+  return names;
 }
 
 absl::StatusOr<sys::UniqueFd> RecordStore::Lock(const std::string& sandbox_id,
@@ -152,11 +179,7 @@ void RecordStore::RemoveLock(const std::string& sandbox_id) const {
 
 std::vector<Record> RecordStore::List(std::vector<std::string>* broken) const {
   std::vector<Record> records;
-  const int fd = openat(directory_.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return records;
-  const std::unique_ptr<DIR, int (*)(DIR*)> stream(fdopendir(fd), closedir);
-  while (const dirent* entry = readdir(stream.get())) {
-    const std::string name = entry->d_name;
+  for (const std::string& name : Names()) {
     if (absl::StartsWith(name, ".") || !absl::EndsWith(name, ".json")) continue;
     const std::string id = name.substr(0, name.size() - 5);
     auto record = Read(id);

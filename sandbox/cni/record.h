@@ -47,7 +47,8 @@ absl::StatusOr<Record> DecodeRecord(absl::string_view text, const std::string& f
 // Thread-safe. A descriptor of the directory is kept.
 class RecordStore {
  public:
-  // Makes the directory (0700) if it is missing.
+  // Makes the directory (0700) if it is missing, and removes what a daemon that was killed has left
+  // in it: halves of records, and locks without one. There is one daemon for a directory.
   static absl::StatusOr<RecordStore> Open(const std::string& directory);
 
   // Waits for the sandbox's lock. DeadlineExceeded says that a plugin still runs.
@@ -68,6 +69,8 @@ class RecordStore {
  private:
   explicit RecordStore(std::string path, sys::UniqueFd directory)
       : path_(std::move(path)), directory_(std::move(directory)) {}
+  void RemoveRemains() const;
+  std::vector<std::string> Names() const;
 
   std::string path_;
   sys::UniqueFd directory_;

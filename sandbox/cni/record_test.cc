@@ -83,6 +83,23 @@ TEST(RecordTest, ARecordThatCannotBeReadIsDataLoss) {
   }
 }
 
+TEST_F(RecordStoreTest, WhatAKilledDaemonLeftHalfDoneIsRemovedAndNothingElse) {
+  const auto touch = [this](const std::string& name) {
+    sys::UniqueFd(open((path_ + "/" + name).c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+  };
+  for (const char* name : {".abc.json.tmp", "abc.lock", "owed.json", "owed.lock", "notes.txt",
+                           ".hidden", "no id!.lock"}) {
+    touch(name);
+  }
+  ASSERT_TRUE(RecordStore::Open(path_).ok());
+  for (const char* name : {".abc.json.tmp", "abc.lock"}) {
+    EXPECT_NE(access((path_ + "/" + name).c_str(), F_OK), 0) << name;
+  }
+  for (const char* name : {"owed.json", "owed.lock", "notes.txt", ".hidden", "no id!.lock"}) {
+    EXPECT_EQ(access((path_ + "/" + name).c_str(), F_OK), 0) << name;
+  }
+}
+
 TEST_F(RecordStoreTest, RecordsAreListedAndBrokenOnesNamed) {
   ASSERT_TRUE(store_->Write(Example(), sys::Durability::kPower).ok());
   const auto dir = sys::OpenAt(AT_FDCWD, path_ + "/cni", O_RDONLY | O_DIRECTORY);
