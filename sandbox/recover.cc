@@ -24,7 +24,7 @@ namespace {
 
 // All supervisors are asked at once. One that has not answered by then keeps its last known state
 // and is reached in the background: the daemon must come up whatever a pod does.
-constexpr absl::Duration kHelloTimeout = absl::Seconds(3);
+constexpr absl::Duration kHelloTimeout = absl::Milliseconds(700);
 constexpr absl::Duration kReconnectDelay = absl::Seconds(1);
 constexpr absl::Duration kShutdownTimeout = absl::Seconds(5);
 constexpr absl::Duration kGroupTimeout = absl::Seconds(5);

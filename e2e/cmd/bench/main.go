@@ -1,6 +1,7 @@
 // Command bench measures a CRI runtime from outside, over its socket. tools/bench builds and runs it.
 //
 //	bench pods [--network host,cni] [--endpoint SOCKET] [--gap 200ms] [--floor PROGRAM] ...
+//	bench recovery [--pods 200] [--rounds 7] [--network host]
 //
 // Without --endpoint it starts a davitd of its own from $DAVIT_DIST.
 package main
@@ -46,11 +47,12 @@ type bench struct {
 }
 
 func main() {
-	if len(os.Args) < 2 || os.Args[1] != "pods" {
-		fmt.Fprintln(os.Stderr, "usage: bench pods [OPTION...]")
+	commands := map[string]func([]string) error{"pods": run, "recovery": recovery}
+	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
+		fmt.Fprintln(os.Stderr, "usage: bench pods|recovery [OPTION...]")
 		os.Exit(2)
 	}
-	if err := run(os.Args[2:]); err != nil {
+	if err := commands[os.Args[1]](os.Args[2:]); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
