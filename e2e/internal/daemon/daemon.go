@@ -130,6 +130,14 @@ func (d *Daemon) Args() []string {
 
 // Start runs davitd and waits until it answers.
 func (d *Daemon) Start() error {
+	if err := d.Launch(); err != nil {
+		return err
+	}
+	return d.awaitAnswer(20 * time.Second)
+}
+
+// Launch runs davitd and does not wait for it.
+func (d *Daemon) Launch() error {
 	log, err := os.OpenFile(d.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
@@ -145,12 +153,9 @@ func (d *Daemon) Start() error {
 	if err := d.command.Start(); err != nil {
 		return err
 	}
-	d.ended, d.gone = make(chan error, 1), false
+	d.ended, d.gone, d.pid = make(chan error, 1), false, 0
 	go func(command *exec.Cmd, ended chan error) { ended <- command.Wait() }(d.command, d.ended)
-	if err := d.connect(); err != nil {
-		return err
-	}
-	return d.awaitAnswer(20 * time.Second)
+	return d.connect()
 }
 
 func (d *Daemon) connect() error {

@@ -217,6 +217,18 @@ func (r *Registry) serveBlob(w http.ResponseWriter, request *http.Request, repos
 	}
 }
 
+// Blob is what would be served at a path, if that is a blob's.
+func (r *Registry) Blob(path string) ([]byte, bool) {
+	repository, digest, ok := cut(strings.TrimPrefix(path, "/v2/"), "/blobs/")
+	if !ok {
+		return nil, false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	blob, ok := r.blobs[repository+"@"+digest]
+	return blob, ok
+}
+
 func (r *Registry) authorised(request *http.Request) bool {
 	header := request.Header.Get("Authorization")
 	switch r.Auth {

@@ -64,17 +64,21 @@ func (n Node) Processes() []Process {
 			continue
 		}
 		if strings.Contains(p.cgroups, n.CgroupParent+"/") || strings.Contains(p.Cmdline, n.Dir+"/") ||
-			strings.Contains(p.environ, n.Dir+"/run") || n.holdsOurFiles(p.Pid) {
+			strings.Contains(p.environ, n.Dir+"/run") || n.holdsOurFiles(p) {
 			ours = append(ours, p)
 		}
 	}
 	return ours
 }
 
-// holdsOurFiles finds supervisors, which need not name their directory in their arguments.
-func (n Node) holdsOurFiles(pid int) bool {
-	for _, target := range Descriptors(pid) {
-		if strings.HasPrefix(target, n.State+"/") {
+// holdsOurFiles finds programs of ours that do not name their directory in their arguments. To look at
+// the files of every process of a busy machine would take seconds.
+func (n Node) holdsOurFiles(p Process) bool {
+	if !strings.HasPrefix(p.Cmdline, "davit-pod ") && !strings.Contains(p.Exe, "davit") {
+		return false
+	}
+	for _, target := range Descriptors(p.Pid) {
+		if strings.HasPrefix(target, n.Dir+"/") {
 			return true
 		}
 	}
@@ -85,7 +89,7 @@ func (n Node) holdsOurFiles(pid int) bool {
 func (n Node) Supervisors() map[string]int {
 	found := map[string]int{}
 	for _, p := range Processes() {
-		if name, id, ok := strings.Cut(p.Cmdline, " "); ok && name == "davit-pod" && n.holdsOurFiles(p.Pid) {
+		if name, id, ok := strings.Cut(p.Cmdline, " "); ok && name == "davit-pod" && n.holdsOurFiles(p) {
 			found[id] = p.Pid
 		}
 	}
