@@ -250,6 +250,8 @@ bool LogWriter::Thread::RunCommand(Worker* worker, Command* command) {
       Complete(command, 0);
       return true;
     case Command::kSuspend:
+      // An earlier one that is still here is void.
+      if (suspend_ != nullptr) Complete(suspend_, 0);
       suspend_ = command;
       return true;
     case Command::kAdopt:
