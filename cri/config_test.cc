@@ -160,6 +160,14 @@ TEST(ConfigTest, DuplicateKeysAndSyntaxErrorsHaveTheirPosition) {
   EXPECT_TRUE(absl::StartsWith(Error("root = \n"), "c.toml:1:"));
 }
 
+TEST(ConfigTest, LettersBeyondAsciiBelongIntoStringsAndComments) {
+  EXPECT_TRUE(absl::StartsWith(Error("gr\u00f6\u00dfe = 1\n"), "c.toml:1:"));
+  EXPECT_TRUE(absl::StartsWith(Error("\u0490oot = \"/\"\n"), "c.toml:1:"));
+  const auto config = ParseConfig("root = \"\"\"/\\\n \u00f6\"\"\"  # gro\u00df\n", "c.toml");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->root, "/\u00f6");
+}
+
 TEST(ConfigTest, AMissingFileIsTheDefaultsOnlyIfNobodyNamedIt) {
   EXPECT_TRUE(LoadConfig("/nonexistent/config.toml", true).ok());
   EXPECT_EQ(LoadConfig("/nonexistent/config.toml", false).status().code(),
