@@ -191,7 +191,7 @@ TEST_F(SupervisorClientTest, WhenThePeerGoesEverythingPendingFailsAndTheListener
   PendingCall call;
   Notification exec_failed;
   client_->Call(Start("a"), {}, absl::InfiniteDuration(), call.Callback());
-  client_->ExpectExec("e", [&](absl::StatusOr<supervisor::v1::ExecExited> exited) {
+  client_->ExpectExec("e", [&](const absl::StatusOr<supervisor::v1::ExecExited>& exited) {
     EXPECT_TRUE(absl::IsUnavailable(exited.status()));
     exec_failed.Notify();
   });

@@ -144,7 +144,7 @@ void ManagerImpl::ScheduleReconnect(const PodPtr& pod, absl::Duration delay) {
     // No pidfd: it has been lost, or is being ended on purpose.
     if (!pidfd.ok() || HasEnded(pidfd.get())) return;
     if (const auto client = alive->client(); client != nullptr && client->connected()) return;
-    Reach(alive, kReachTimeout, [this, alive, delay](absl::Status status) {
+    Reach(alive, kReachTimeout, [this, alive, delay](const absl::Status& status) {
       if (!status.ok()) {
         return ScheduleReconnect(alive, std::min(delay * 2, kMaxReconnectDelay));
       }
@@ -181,7 +181,7 @@ void ManagerImpl::SayHello(const PodPtr& pod, const std::shared_ptr<SupervisorCl
                            const std::string& after, absl::Duration timeout,
                            std::function<void(absl::Status)> done) {
   client->Call(HelloRequest(after), {}, timeout,
-               [=, this](absl::StatusOr<SupervisorClient::Answer> answer) {
+               [=, this, done = std::move(done)](absl::StatusOr<SupervisorClient::Answer> answer) {
                  absl::Status result = answer.status();
                  if (result.ok()) {
                    const supervisor::v1::HelloReply& hello = answer->reply.hello();
@@ -214,7 +214,7 @@ absl::Status ManagerImpl::Resync(const PodPtr& pod, const supervisor::v1::HelloR
     supervisor::v1::ToSupervisor remove;
     remove.mutable_remove_container()->set_container_id(state.container_id());
     pod->client()->Call(std::move(remove), {}, absl::Minutes(1),
-                        [](absl::StatusOr<SupervisorClient::Answer>) {});
+                        [](const absl::StatusOr<SupervisorClient::Answer>&) {});
   }
   return absl::OkStatus();
 }
@@ -230,7 +230,7 @@ void ManagerImpl::OnSupervisorGone(const PodPtr& pod) {
   workers_.Run([this, pod] { SettleLostContainers(pod); });
   pod->gate().Enter(OperationGate::Mode::kExclusive,
                     [this, pod](std::shared_ptr<OperationGate::Pass> pass) {
-                      workers_.Run([this, pod, pass] { HandleLoss(pod); });
+                      workers_.Run([this, pod, pass = std::move(pass)] { HandleLoss(pod); });
                     });
 }
 

@@ -14,12 +14,12 @@ constexpr absl::Duration kIdleTime = absl::Seconds(10);
 }  // namespace
 
 void Workers::Run(std::function<void()> work) {
-  bool inline_now = false;
+  std::function<void()> at_once;
   bool start = false;
   {
     sys::MutexLock lock(&mutex_);
     if (stopping_) {
-      inline_now = true;
+      at_once = std::move(work);
     } else {
       queue_.push_back(std::move(work));
       if (queue_.size() > idle_ && threads_ < limit_) {
@@ -30,7 +30,7 @@ void Workers::Run(std::function<void()> work) {
       }
     }
   }
-  if (inline_now) work();
+  if (at_once) at_once();
   // Detached, and counted instead: Stop waits for the count, and an idle thread can simply end.
   if (start) std::thread([this] { Work(); }).detach();
 }

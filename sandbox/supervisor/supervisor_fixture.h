@@ -437,7 +437,7 @@ class SupervisorTest : public ::testing::Test {
     Streams streams;
     const Reply reply = Exec(container, id, {.args = std::move(args)}, &streams);
     if (reply.has_error()) return reply.error().message();
-    const std::string out = ReadAll(streams.out);
+    std::string out = ReadAll(streams.out);
     AwaitExecExit(id);
     return out;
   }

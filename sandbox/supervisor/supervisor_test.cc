@@ -131,7 +131,8 @@ TEST_F(SupervisorTest, BadRequestsAreRefusedAndHarmless) {
   ASSERT_FALSE(Create("c1", {.args = {"sleep", "1000"}}).has_error());
   EXPECT_EQ(static_cast<absl::StatusCode>(Create("c1", {.args = {"true"}}).error().code()),
             absl::StatusCode::kAlreadyExists);
-  const auto create = [&](const std::string& id, const std::string& dir, std::vector<int> fds) {
+  const auto create = [&](const std::string& id, const std::string& dir,
+                          const std::vector<int>& fds) {
     return static_cast<absl::StatusCode>(Call(
                                              [&](ToSupervisor* r) {
                                                r->mutable_create_container()->set_container_id(id);
