@@ -127,7 +127,7 @@ TEST_F(PodInitTest, EndsBySigkillOnlyAndReapsWhatIsOrphaned) {
   const std::string children = absl::StrCat("task/", init->pid, "/children");
   for (int i = 0; i < 1000 && !ReadProc(init->pid, children).empty(); ++i) usleep(10000);
   EXPECT_EQ(ReadProc(init->pid, children), "");
-  EXPECT_NE(StatusField(init->pid, "State").find("S"), std::string::npos);
+  EXPECT_NE(StatusField(init->pid, "State").find('S'), std::string::npos);
   End(*init);
 }
 

@@ -260,7 +260,7 @@ void Supervisor::StartExec(Origin origin, const supervisor::v1::Exec& request, F
     return AnswerError(origin, absl::FailedPreconditionError(absl::StrCat(
                                    "exec in container ", container->id(), ": it is not running")));
   }
-  const std::string exec_id = request.exec_id();
+  const std::string& exec_id = request.exec_id();
   if (exec_id.empty() || execs_.contains(exec_id)) {
     return AnswerError(
         origin, absl::AlreadyExistsError(absl::StrCat("exec \"", exec_id, "\": not a new id")));

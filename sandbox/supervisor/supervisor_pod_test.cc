@@ -167,6 +167,7 @@ TEST_F(SupervisorTest, RequestsForManyContainersMayBeInFlightAtOnce) {
   StartPod();
   constexpr int kContainers = 12;
   std::vector<uint64_t> ids;
+  ids.reserve(kContainers);
   for (int i = 0; i < kContainers; ++i) {
     ids.push_back(SendCreate(absl::StrCat("c", i), {.args = {"sh", "-c", "echo $0; exit 4"}}));
   }
