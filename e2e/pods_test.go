@@ -12,6 +12,7 @@ import (
 
 	"davit.dev/e2e/internal/crikit"
 	"davit.dev/e2e/internal/daemon"
+	"davit.dev/e2e/internal/slowdown"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -285,7 +286,7 @@ func TestExecSyncTellsStreamsAndExitCodeAndKillsWhatIsTooSlow(t *testing.T) {
 	began := time.Now()
 	response, err = s.Runtime.ExecSync(s.ctx(), &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{"sh", "-c", "sleep 60 & echo done"}, Timeout: 30})
 	s.must(err, "exec with a descendant that keeps the pipe open")
-	if string(response.Stdout) != "done\n" || time.Since(began) > 5*time.Second {
+	if string(response.Stdout) != "done\n" || time.Since(began) > slowdown.Of(5*time.Second) {
 		t.Errorf("answer %q after %v", response.Stdout, time.Since(began))
 	}
 	response, err = s.Runtime.ExecSync(s.ctx(), &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{"sh", "-c", "yes | head -c 30000000"}})

@@ -1,11 +1,13 @@
 // davit-unpack: turns one layer's compressed bytes into files, confined to the directory they go
 // to. Started by davitd (images/unpack/client.h) with a socket, a ring of bytes and that directory.
 
+#include <fcntl.h>
 #include <malloc.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <utility>
@@ -17,6 +19,10 @@
 #include "images/unpack/sandbox.h"
 #include "proto/unpack.pb.h"
 #include "runtime/sys/errno.h"
+
+#if defined(DAVIT_SANITIZED)
+#include <sanitizer/common_interface_defs.h>
+#endif
 
 namespace davit::images::unpack {
 namespace {
@@ -133,4 +139,13 @@ absl::Status Unpack() {
 }  // namespace
 }  // namespace davit::images::unpack
 
-int main() { davit::images::unpack::Main(); }
+int main() {
+#if defined(DAVIT_SANITIZED)
+  // Opened now: confined, it could not be.
+  if (const char* path = getenv("DAVIT_SANITIZER_LOG")) {
+    const int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    if (fd >= 0) __sanitizer_set_report_fd(reinterpret_cast<void*>(static_cast<intptr_t>(fd)));
+  }
+#endif
+  davit::images::unpack::Main();
+}

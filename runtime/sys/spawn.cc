@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 
 #include "absl/cleanup/cleanup.h"
@@ -122,11 +123,29 @@ std::vector<char*> Pointers(const std::vector<std::string>& strings) {
   return pointers;
 }
 
+#if defined(DAVIT_SANITIZED)
+// tools/sanitize collects the reports of all programs: the children must be told where, too.
+std::vector<std::string> WithSanitizers(std::vector<std::string> environment) {
+  if (getenv("DAVIT_SANITIZER_LOG") == nullptr) return environment;
+  for (const char* name :
+       {"DAVIT_SANITIZER_LOG", "ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS"}) {
+    const char* value = getenv(name);
+    if (value != nullptr) environment.push_back(absl::StrCat(name, "=", value));
+  }
+  return environment;
+}
+#else
+const std::vector<std::string>& WithSanitizers(const std::vector<std::string>& environment) {
+  return environment;
+}
+#endif
+
 }  // namespace
 
 absl::StatusOr<SpawnedProcess> Spawn(const SpawnOptions& options) {
   std::vector<char*> argv = Pointers(options.argv);
-  std::vector<char*> envp = Pointers(options.environment);
+  const std::vector<std::string>& environment = WithSanitizers(options.environment);
+  std::vector<char*> envp = Pointers(environment);
   UniqueFd devnull(open("/dev/null", O_RDWR | O_CLOEXEC));
   if (!devnull.ok()) return ErrnoStatus(errno, "open /dev/null");
   std::vector<FdMove> moves;

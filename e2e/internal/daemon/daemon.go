@@ -16,6 +16,7 @@ import (
 
 	"davit.dev/e2e/internal/crikit"
 	"davit.dev/e2e/internal/leaks"
+	"davit.dev/e2e/internal/slowdown"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
@@ -133,7 +134,7 @@ func (d *Daemon) Start() error {
 	if err := d.Launch(); err != nil {
 		return err
 	}
-	return d.awaitAnswer(20 * time.Second)
+	return d.awaitAnswer(slowdown.Of(20 * time.Second))
 }
 
 // Launch runs davitd and does not wait for it.
@@ -256,7 +257,9 @@ func (d *Daemon) Running() bool {
 func (d *Daemon) Kill() error { return d.signalAndWait(syscall.SIGKILL, 10*time.Second) }
 
 // Terminate asks davitd to stop, as systemd does. Pods go on.
-func (d *Daemon) Terminate() error { return d.signalAndWait(syscall.SIGTERM, 20*time.Second) }
+func (d *Daemon) Terminate() error {
+	return d.signalAndWait(syscall.SIGTERM, slowdown.Of(20*time.Second))
+}
 
 func (d *Daemon) signalAndWait(signal syscall.Signal, limit time.Duration) error {
 	if !d.Running() {

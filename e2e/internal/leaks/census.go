@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"davit.dev/e2e/internal/slowdown"
 )
 
 const (
@@ -55,7 +57,7 @@ func (before Census) More(after Census) []string {
 	if files := moreFiles(before.files, after.files); files != "" {
 		more = append(more, files)
 	}
-	if before.memory > 0 && after.memory > before.memory+spareMemory {
+	if before.memory > 0 && after.memory > before.memory+spareMemory*slowdown.Factor() {
 		more = append(more, fmt.Sprintf("%d kB of davitd's memory (there were %d)", after.memory>>10, before.memory>>10))
 	}
 	slices.Sort(more)
