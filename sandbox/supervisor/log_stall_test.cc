@@ -122,6 +122,28 @@ TEST_F(LogStallTest, WhatIsPrintedDuringAStallIsBufferedThenBlocksAndIsAllThereA
   EXPECT_EQ(health_.dropped_lines, 0u);
 }
 
+TEST_F(LogStallTest, WhatAContainerPrintedBeforeItEndedDuringAStallIsAllThereAfterwards) {
+  StartWriter({.buffer_size = 64 * 1024});
+  Writers writers;
+  ContainerLog* log = OpenOnDisk("0.log", &writers);
+  Freeze();
+  int lines = 0;
+  Beside([&] { lines = Fill(writers.out); });
+  const sys::UniqueFd held = std::move(writers.out);  // by a process that outlives the container
+  writers = {};
+  EXPECT_EQ(Finish(log, absl::Milliseconds(50)), ETIMEDOUT);
+  Thaw();
+  Numbered count;
+  for (int i = 0; i < 3000 && count.lines < static_cast<uint64_t>(lines); ++i) {
+    absl::SleepFor(absl::Milliseconds(10));
+    writer_->RunCompletions();
+    const std::string text = Read(file_);
+    count = {};
+    Count(Entries(text.substr(0, text.rfind('\n') + 1)), &count);
+  }
+  EXPECT_EQ(count.lines, static_cast<uint64_t>(lines));
+}
+
 TEST_F(LogStallTest, InDropModeAnApplicationNeverBlocksAndTheLogTellsHowManyLinesAreMissing) {
   StartWriter({.buffer_size = 256 * 1024, .drop_when_full = true});
   Writers writers;

@@ -166,7 +166,10 @@ void LogWriter::Thread::Housekeep(Worker* worker) {
     ContainerLog* const next = log->next;
     if (log->catch_up) {
       log->catch_up = false;
-      for (LogStream& stream : log->streams) TakeKept(worker, &stream);
+      for (LogStream& stream : log->streams) {
+        if (Leads(worker)) TakeKept(worker, &stream);
+      }
+      if (!Leads(worker)) return;
     }
     if (!log->busy && log->deferred != nullptr) {
       // At the head of the queue, in their order.
@@ -323,9 +326,13 @@ void LogWriter::Thread::CheckFinished(Worker* worker, ContainerLog* log, int64_t
   bool timed_out = false;
   if (late && !log->behind()) {
     for (LogStream& stream : log->streams) {
-      if (stream.ended()) continue;
+      // What the pipe held while the log could not be written is not late, whoever holds it open.
+      if (!stream.ended()) Serve(worker, &stream);
+      if (!Leads(worker)) return;
+      if (stream.ended() || log->behind()) continue;
       timed_out = true;
       EndStream(worker, &stream);
+      if (!Leads(worker)) return;
     }
   }
   const bool complete = log->streams_ended() && !log->behind() && log->streams[0].kept_size == 0 &&
