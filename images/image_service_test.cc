@@ -6,6 +6,7 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <cstdlib>
@@ -306,9 +307,16 @@ TEST(ImageServiceTest, WhatAKilledDaemonLeftIsGoneAfterTheNextStart) {
   auto service = *ImageService::Open(OptionsFor(dir.path("store")));
   EXPECT_TRUE(service->List().empty());
   EXPECT_EQ(Names(dir.path("store/staging")), "");
-  EXPECT_EQ(Names(dir.path("store/layers")), "0");
+  // Running containers may use a layer without a row: it goes when their users have been told of,
+  // and stands in nobody's way until then.
+  EXPECT_TRUE(testing::Exists(dir.path("store/layers/1")) ||
+              testing::Exists(dir.path("store/layers/2")));
   const auto id = Pull(*service, registry.host() + "/a:1");
   EXPECT_TRUE(id.ok()) << id.status();
+  service->StartGarbageCollection();
+  const std::string layers = Names(dir.path("store/layers"));
+  EXPECT_EQ(std::count(layers.begin(), layers.end(), ' '), 2)
+      << "the empty one and the two of the image, not " << layers;
 }
 
 TEST(ImageServiceTest, EndingTheServiceEndsItsPulls) {

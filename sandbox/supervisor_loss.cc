@@ -162,6 +162,11 @@ void ManagerImpl::Reach(const PodPtr& pod, absl::Duration timeout,
   ucred peer{};
   socklen_t size = sizeof peer;
   getsockopt(socket->get(), SOL_SOCKET, SO_PEERCRED, &peer, &size);
+  if (!IsSupervisor(peer.pid)) {
+    return done(absl::FailedPreconditionError(
+        absl::StrCat("process ", peer.pid, ", which is no davit-pod, serves ",
+                     pod->fixed().directory, "/supervisor.sock")));
+  }
   if (!pod->pidfd().ok()) {
     auto pidfd = sys::PidfdOpen(peer.pid);
     if (!pidfd.ok()) return done(pidfd.status());
