@@ -247,22 +247,21 @@ void ManagerImpl::DiscardUnfinished(const PodPtr& pod) {
 void ManagerImpl::DiscardPod(const std::string& id) {
   const std::string directory = absl::StrCat(PodsDirectory(), "/", id);
   auto socket = sys::SeqpacketConnect(absl::StrCat(directory, "/supervisor.sock"));
-  ucred peer{};
-  socklen_t size = sizeof peer;
-  if (socket.ok()) getsockopt(socket->get(), SOL_SOCKET, SO_PEERCRED, &peer, &size);
-  if (socket.ok() && IsSupervisor(peer.pid)) {
-    const auto pidfd = sys::PidfdOpen(peer.pid);
+  const auto peer =
+      socket.ok() ? sys::PeerOf(socket->get()) : absl::StatusOr<sys::Peer>(socket.status());
+  if (peer.ok() && IsSupervisor(peer->pid)) {
     auto client = SupervisorClient::Start(loop_.get(), *std::move(socket), {});
     if (client.ok()) {
       // Without Hello nothing else is served; and what the pod's containers were put into is known
-      // to the supervisor alone.
-      (*client)->CallAndWait(HelloRequest(), {}, kShutdownTimeout).IgnoreError();
-      supervisor::v1::ToSupervisor request;
-      request.mutable_shutdown();
-      (*client)->CallAndWait(std::move(request), {}, kShutdownTimeout).IgnoreError();
+      // to the supervisor alone. One that hangs must not hold the start up.
+      if ((*client)->CallAndWait(HelloRequest(), {}, kHelloTimeout).ok()) {
+        supervisor::v1::ToSupervisor request;
+        request.mutable_shutdown();
+        (*client)->CallAndWait(std::move(request), {}, kShutdownTimeout).IgnoreError();
+      }
       (*client)->Close();
     }
-    if (pidfd.ok()) sys::KillPidfd(pidfd->get(), SIGKILL).IgnoreError();
+    if (peer.ok()) sys::KillPidfd(peer->pidfd.get(), SIGKILL).IgnoreError();
   }
   absl::Status status = KillLeaf(launcher_->LeafOf(id));
   const std::string group = absl::StrCat(options_.cgroup_parent, "/", id);

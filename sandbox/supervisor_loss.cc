@@ -159,26 +159,23 @@ void ManagerImpl::Reach(const PodPtr& pod, absl::Duration timeout,
   auto socket = sys::SeqpacketConnect(absl::StrCat(pod->fixed().directory, "/supervisor.sock"));
   if (!socket.ok()) return done(socket.status());
   // The peer is who listens: the supervisor, whatever its record says.
-  ucred peer{};
-  socklen_t size = sizeof peer;
-  getsockopt(socket->get(), SOL_SOCKET, SO_PEERCRED, &peer, &size);
-  if (!IsSupervisor(peer.pid)) {
+  auto peer = sys::PeerOf(socket->get());
+  if (!peer.ok()) return done(peer.status());
+  if (!IsSupervisor(peer->pid)) {
     return done(absl::FailedPreconditionError(
-        absl::StrCat("process ", peer.pid, ", which is no davit-pod, serves ",
+        absl::StrCat("process ", peer->pid, ", which is no davit-pod, serves ",
                      pod->fixed().directory, "/supervisor.sock")));
   }
   if (!pod->pidfd().ok()) {
-    auto pidfd = sys::PidfdOpen(peer.pid);
-    if (!pidfd.ok()) return done(pidfd.status());
     Pod::Process process;
-    process.pidfd = *std::move(pidfd);
+    process.pidfd = std::move(peer->pidfd);
     pod->set_process(std::move(process));
     if (const absl::Status watched = WatchSupervisor(pod); !watched.ok()) return done(watched);
   }
   absl::Status status;
   const auto client = ConnectClient(pod, *std::move(socket), &status);
   if (!status.ok()) return done(status);
-  pod->Edit([&](PodView* view) { view->pid = peer.pid; });
+  pod->Edit([&](PodView* view) { view->pid = peer->pid; });
   SayHello(pod, client, "", timeout, std::move(done));
 }
 

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -15,6 +16,8 @@
 
 namespace davit::sys {
 namespace {
+
+constexpr int kSoPeerPidfd = 77;  // SO_PEERPIDFD; Debian 12's headers are older
 
 struct Address {
   sockaddr_un un{};
@@ -109,6 +112,29 @@ absl::Status SendPacket(int socket, absl::string_view data, std::span<const int>
     if (sendmsg(socket, &message, MSG_NOSIGNAL) >= 0) return absl::OkStatus();
     if (errno != EINTR) return ErrnoStatus(errno, "send packet");
   }
+}
+
+absl::StatusOr<Peer> PeerOf(int socket) {
+  ucred credentials{};
+  socklen_t size = sizeof credentials;
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0) {
+    return ErrnoStatus(errno, "ask who is at the other end of a socket");
+  }
+  int pidfd = -1;
+  size = sizeof pidfd;
+  if (getsockopt(socket, SOL_SOCKET, kSoPeerPidfd, &pidfd, &size) != 0) {
+    if (errno == ENOPROTOOPT) {
+      pidfd = static_cast<int>(syscall(SYS_pidfd_open, credentials.pid, 0u));
+    } else if (errno == EINVAL) {
+      errno = ESRCH;  // 6.5 to 6.15 say this of a process that has been reaped
+    }
+  }
+  if (pidfd < 0) {
+    if (errno != ESRCH) return ErrnoStatus(errno, "open who is at the other end of a socket");
+    return absl::NotFoundError(
+        absl::StrCat("process ", credentials.pid, " at the other end of a socket is gone"));
+  }
+  return Peer{credentials.pid, UniqueFd(pidfd)};
 }
 
 absl::StatusOr<Packet> ReceivePacket(int socket) {

@@ -1,6 +1,8 @@
 #ifndef DAVIT_RUNTIME_SYS_SOCKET_H_
 #define DAVIT_RUNTIME_SYS_SOCKET_H_
 
+#include <sys/types.h>
+
 #include <cstddef>
 #include <span>
 #include <string>
@@ -31,6 +33,16 @@ absl::StatusOr<std::pair<UniqueFd, UniqueFd>> SeqpacketPair();
 absl::StatusOr<UniqueFd> SeqpacketListen(const std::string& path, int backlog);
 // Never waits: Unavailable if nobody listens any more, or if the listener accepts nothing.
 absl::StatusOr<UniqueFd> SeqpacketConnect(const std::string& path);
+
+struct Peer {
+  pid_t pid = 0;
+  UniqueFd pidfd;
+};
+// The process at the other end: of a socket that has connected, the one that listens (SO_PEERCRED,
+// man 7 unix). The pidfd is of that very process (SO_PEERPIDFD, kernel >= 6.5); before 6.5 it is of
+// whoever has its number now. If it is gone, though others may still hold its socket: NotFound, or
+// from 6.16 on a pidfd that says so.
+absl::StatusOr<Peer> PeerOf(int socket);
 
 // Sends one packet. Unavailable when the socket is non-blocking and full, or when the peer is gone;
 // ResourceExhausted when it exceeds kMaxPacket or kMaxPacketFds. Never raises SIGPIPE.

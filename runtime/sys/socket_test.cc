@@ -2,8 +2,11 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <string>
 #include <vector>
 
@@ -64,6 +67,37 @@ TEST(SocketTest, APathMayBeLongerThanAnAddress) {
   unlink(path.c_str());
   rmdir(deep.c_str());
   rmdir(directory.c_str());
+}
+
+TEST(SocketTest, WhoListensIsTheProcessThatBeganItAndNoSuccessorOfItsNumber) {
+  std::string path = ::testing::TempDir() + "/peer";
+  const auto own = SeqpacketListen(path, 1);
+  ASSERT_TRUE(own.ok()) << own.status();
+  const auto peer = PeerOf(SeqpacketConnect(path)->get());
+  ASSERT_TRUE(peer.ok()) << peer.status();
+  EXPECT_EQ(peer->pid, getpid());
+  EXPECT_EQ(syscall(SYS_pidfd_send_signal, peer->pidfd.get(), 0, nullptr, 0), 0);
+
+  // One that has ended, and left its socket to another.
+  auto pair = SeqpacketPair();
+  ASSERT_TRUE(pair.ok());
+  const pid_t child = fork();
+  if (child == 0) {
+    const auto listener = SeqpacketListen(path, 1);
+    const int fds[] = {listener->get()};
+    SendPacket(pair->second.get(), "here", fds).IgnoreError();
+    _exit(0);
+  }
+  const auto packet = ReceivePacket(pair->first.get());
+  ASSERT_TRUE(packet.ok()) << packet.status();
+  ASSERT_EQ(waitpid(child, nullptr, 0), child);
+  const auto gone = PeerOf(SeqpacketConnect(path)->get());
+  if (gone.ok()) {
+    EXPECT_NE(syscall(SYS_pidfd_send_signal, gone->pidfd.get(), 0, nullptr, 0), 0);
+    EXPECT_EQ(errno, ESRCH);
+  } else {
+    EXPECT_EQ(gone.status().code(), absl::StatusCode::kNotFound) << gone.status();
+  }
 }
 
 TEST(SocketTest, AListenerThatDoesNotAcceptHoldsNobodyUp) {

@@ -102,14 +102,16 @@ func (n Node) Cgroups() []string {
 	return groups
 }
 
-// supervisorGroups are beside davitd's own group, not beneath the parent.
+// supervisorGroups are beside davitd's own group, not beneath the parent. The patterns are looked up
+// once for all pods: there are hundreds of groups, and of pods.
 func (n Node) supervisorGroups() []string {
 	var found []string
-	for _, id := range n.Pods {
-		for _, pattern := range []string{"/sys/fs/cgroup/davit-supervisors/", "/sys/fs/cgroup/*/davit-supervisors/",
-			"/sys/fs/cgroup/davit-pod-", "/sys/fs/cgroup/*/davit-pod-", "/sys/fs/cgroup/*/*/davit-pod-", "/sys/fs/cgroup/*/*/*/davit-pod-"} {
-			if paths, _ := filepath.Glob(pattern + id); len(paths) > 0 {
-				found = append(found, "supervisor's cgroup "+paths[0])
+	for _, pattern := range []string{"/sys/fs/cgroup/davit-supervisors/*", "/sys/fs/cgroup/unified/davit-supervisors/*",
+		"/sys/fs/cgroup/davit-pod-*", "/sys/fs/cgroup/*/davit-pod-*", "/sys/fs/cgroup/*/*/davit-pod-*", "/sys/fs/cgroup/unified/*/*/davit-pod-*"} {
+		paths, _ := filepath.Glob(pattern)
+		for _, path := range paths {
+			if slices.Contains(n.Pods, strings.TrimPrefix(filepath.Base(path), "davit-pod-")) {
+				found = append(found, "supervisor's cgroup "+path)
 			}
 		}
 	}
