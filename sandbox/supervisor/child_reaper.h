@@ -34,6 +34,8 @@ class ChildReaper {
   // Leaves a child to somebody else, who will reap it himself.
   void Leave(pid_t pid) { left_.insert(pid); }
   void LeftIsReaped(pid_t pid);
+  // Reaps the orphans that ended before this object was there, once everybody awaits his children.
+  void ReapOrphans();
 
  private:
   struct Child {
@@ -43,7 +45,6 @@ class ChildReaper {
 
   explicit ChildReaper(EventLoop* loop) : loop_(loop) {}
   void OnExit(pid_t pid);
-  void ReapOrphans();
 
   EventLoop* const loop_;
   sys::UniqueFd signal_;

@@ -147,9 +147,13 @@ void Container::OpenLog(const std::string& path, LogWriter::Streams streams) {
         log_open_ = true;
         FinishCreation();
       },
-      [this, alive = std::weak_ptr<bool>(alive_)](const LogHealth& health) {
-        if (!alive.expired()) OnLogHealth(health);
-      });
+      LogHealthCallback());
+}
+
+LogWriter::OnHealth Container::LogHealthCallback() {
+  return [this, alive = std::weak_ptr<bool>(alive_)](const LogHealth& health) {
+    if (!alive.expired()) OnLogHealth(health);
+  };
 }
 
 void Container::OnLogHealth(const LogHealth& health) {
@@ -182,12 +186,7 @@ void Container::OnCreated() {
 void Container::FinishCreation() {
   if (!process_created_ || !log_open_ || abandoned_ || create_done_ == nullptr) return;
   cgroup_.Open(session_.facts().cgroups);
-  const absl::Status watched = cgroup_.Start([this] {
-    if (ended_ || state_.oom_killed()) return;  // the exit tells it
-    state_.set_oom_killed(true);
-    WriteRecord();
-    observer_.out_of_memory(this);
-  });
+  const absl::Status watched = cgroup_.Start([this] { OnOutOfMemory(); });
   state_.set_phase(ContainerState::CREATED);
   state_.set_pid(session_.pid());
   state_.set_created_at(NowNanoseconds());
@@ -201,6 +200,13 @@ void Container::FinishCreation() {
     return AbandonCreation(std::move(error));
   }
   std::exchange(create_done_, nullptr)(nullptr);
+}
+
+void Container::OnOutOfMemory() {
+  if (ended_ || state_.oom_killed()) return;  // the exit tells it
+  state_.set_oom_killed(true);
+  WriteRecord();
+  observer_.out_of_memory(this);
 }
 
 // Goes on in OnFailed or OnExited, when the process is gone.
@@ -330,6 +336,10 @@ void Container::Ended(int wait_status) {
   if (oom_untold) observer_.out_of_memory(this);
   stdin_.reset();
   console_.reset();
+  AwaitLog();
+}
+
+void Container::AwaitLog() {
   if (log_ == nullptr) return TellExit();
   tools_.log_writer->Finish(log_, kDrainTimeout, [this, alive = std::weak_ptr<bool>(alive_)](int) {
     if (!alive.expired()) TellExit();
