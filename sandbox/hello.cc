@@ -11,11 +11,11 @@
 #include "absl/strings/str_split.h"
 #include "runtime/sys/file.h"
 #include "runtime/sys/spawn.h"
+#include "sandbox/protocol_version.h"
 
 namespace davit::sandbox {
 namespace {
 
-constexpr uint32_t kProtocolVersion = 1;
 constexpr size_t kMaxCgroupFile = 64 * 1024;
 
 // man 7 cgroups, /proc/[pid]/cgroup: "hierarchy:controllers:path" in each line.
@@ -33,6 +33,7 @@ bool IsIn(const std::string& cgroup_file, const std::string& group) {
 supervisor::v1::ToSupervisor HelloRequest(const std::string& after_container) {
   supervisor::v1::ToSupervisor request;
   request.mutable_hello()->set_protocol_version(kProtocolVersion);
+  request.mutable_hello()->set_oldest_protocol_version(kOldestProtocolVersion);
   request.mutable_hello()->set_pages(true);
   request.mutable_hello()->set_after_container(after_container);
   return request;

@@ -7,6 +7,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "proto/supervisor.pb.h"
@@ -109,14 +110,21 @@ Newest FindNewest(absl::string_view file) {
 }  // namespace
 
 absl::StatusOr<StatusWriter> StatusWriter::Open(const std::string& path) {
-  StatusWriter writer;
-  DAVIT_ASSIGN_OR_RETURN(writer.fd_,
+  DAVIT_ASSIGN_OR_RETURN(sys::UniqueFd fd,
                          sys::OpenAt(AT_FDCWD, path, O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
-  int error = posix_fallocate(writer.fd_.get(), 0, kStatusFileSize);
+  int error = posix_fallocate(fd.get(), 0, kStatusFileSize);
   if (error != 0) return sys::ErrnoStatus(error, absl::StrCat("reserve ", path));
+  auto writer = Adopt(std::move(fd));
+  if (!writer.ok()) return sys::Annotate(writer.status(), path);
+  return writer;
+}
+
+absl::StatusOr<StatusWriter> StatusWriter::Adopt(sys::UniqueFd fd) {
+  StatusWriter writer;
+  writer.fd_ = std::move(fd);
   char file[kStatusFileSize];
   const ssize_t n = pread(writer.fd_.get(), file, sizeof file, 0);
-  if (n < 0) return sys::ErrnoStatus(errno, absl::StrCat("read ", path));
+  if (n < 0) return sys::ErrnoStatus(errno, "read the status record");
   writer.sequence_ = FindNewest(absl::string_view(file, static_cast<size_t>(n))).slot.sequence;
   return writer;
 }

@@ -47,7 +47,11 @@ class StatusWriter {
   // write.
   static absl::StatusOr<StatusWriter> Open(const std::string& path);
 
+  // Goes on with a file that another program opened so.
+  static absl::StatusOr<StatusWriter> Adopt(sys::UniqueFd fd);
+
   StatusWriter() = default;
+  int fd() const { return fd_.get(); }
 
   // One pwrite. Overlong messages are cut; an id that leaves no room is InvalidArgument.
   absl::Status Write(const supervisor::v1::ContainerState& state);

@@ -134,10 +134,13 @@ struct Launch::Mapping {
     DAVIT_RETURN_IF_ERROR(plan.File(plan_fd, plan::kMaxPlanBytes, "the plan"));
     const std::span<const unsigned char> bytes(plan.data(), plan.size());
     if (const char* error = plan::Validate(bytes)) {
-      const bool version = strcmp(error, "another plan version") == 0;
-      return absl::Status(
-          version ? absl::StatusCode::kFailedPrecondition : absl::StatusCode::kInvalidArgument,
-          absl::StrCat("the plan is not sound: ", error));
+      if (strcmp(error, "another plan version") == 0) {
+        const auto* header = reinterpret_cast<const plan::Header*>(bytes.data());
+        return absl::FailedPreconditionError(absl::StrCat("the plan has version ", header->version,
+                                                          ", and version ", plan::kPlanVersion,
+                                                          " is what is executed here"));
+      }
+      return absl::InvalidArgumentError(absl::StrCat("the plan is not sound: ", error));
     }
     stage.view = plan::View(bytes);
     DAVIT_ASSIGN_OR_RETURN(shared_file, SharedFile(SharedSize(header())));

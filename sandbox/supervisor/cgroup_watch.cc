@@ -110,7 +110,6 @@ void CgroupWatch::Open(const std::vector<std::string>& directories) {
 
 absl::Status CgroupWatch::Start(std::function<void()> on_oom) {
   if (!memory_.ok()) return absl::OkStatus();
-  uint32_t events = EPOLLIN;
   if (memory_is_v1_) {
     event_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!event_.ok()) return sys::ErrnoStatus(errno, "watch for OOM: eventfd");
@@ -120,10 +119,14 @@ absl::Status CgroupWatch::Start(std::function<void()> on_oom) {
                              absl::StrCat(event_.get(), " ", oom_control_.get())));
   } else {
     DAVIT_ASSIGN_OR_RETURN(event_, sys::OpenAt(memory_.get(), kV2Events, O_RDONLY));
-    events = EPOLLPRI;
   }
+  return WatchEvent(std::move(on_oom));
+}
+
+absl::Status CgroupWatch::WatchEvent(std::function<void()> on_oom) {
   on_oom_ = std::move(on_oom);
-  return loop_->Watch(event_.get(), events, [this](uint32_t) { OnNotification(); });
+  return loop_->Watch(event_.get(), memory_is_v1_ ? EPOLLIN : EPOLLPRI,
+                      [this](uint32_t) { OnNotification(); });
 }
 
 void CgroupWatch::Stop() {
@@ -156,6 +159,32 @@ void CgroupWatch::Recheck(int attempt) {
   constexpr int kDelaysMs[] = {5, 50, 500};
   recheck_ = loop_->After(absl::Milliseconds(kDelaysMs[attempt]),
                           [this, attempt] { Recheck(attempt + 1); });
+}
+
+upgrade::v1::CgroupWatchState CgroupWatch::Save(SavedDescriptors* descriptors) const {
+  upgrade::v1::CgroupWatchState state;
+  state.set_memory(descriptors->Add(memory_));
+  state.set_memory_is_v1(memory_is_v1_);
+  state.set_members(descriptors->Add(members_));
+  state.set_event(descriptors->Add(event_));
+  state.set_oom_control(descriptors->Add(oom_control_));
+  state.set_told(told_);
+  return state;
+}
+
+absl::Status CgroupWatch::Restore(const upgrade::v1::CgroupWatchState& state,
+                                  InheritedDescriptors* descriptors, std::function<void()> on_oom) {
+  DAVIT_ASSIGN_OR_RETURN(memory_, descriptors->Take(state.memory()));
+  memory_is_v1_ = state.memory_is_v1();
+  DAVIT_ASSIGN_OR_RETURN(members_, descriptors->Take(state.members()));
+  DAVIT_ASSIGN_OR_RETURN(event_, descriptors->Take(state.event()));
+  DAVIT_ASSIGN_OR_RETURN(oom_control_, descriptors->Take(state.oom_control()));
+  told_ = state.told();
+  if (!event_.ok()) return absl::OkStatus();
+  DAVIT_RETURN_IF_ERROR(WatchEvent(std::move(on_oom)));
+  // A notification that was already taken may have been waiting for its counter.
+  recheck_ = loop_->After(absl::ZeroDuration(), [this] { Recheck(0); });
+  return absl::OkStatus();
 }
 
 uint64_t CgroupWatch::OomKills() const {

@@ -7,7 +7,9 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "proto/upgrade.pb.h"
 #include "runtime/sys/unique_fd.h"
+#include "sandbox/supervisor/descriptors.h"
 #include "sandbox/supervisor/event_loop.h"
 
 namespace davit::sandbox {
@@ -39,7 +41,15 @@ class CgroupWatch {
 
   absl::Status KillAll() const;
 
+  // For a supervisor whose program is replaced in place (proto/upgrade.proto): no event of the time
+  // in between is lost.
+  upgrade::v1::CgroupWatchState Save(SavedDescriptors* descriptors) const;
+  // On a new object. `on_oom` as Start has it.
+  absl::Status Restore(const upgrade::v1::CgroupWatchState& state,
+                       InheritedDescriptors* descriptors, std::function<void()> on_oom);
+
  private:
+  absl::Status WatchEvent(std::function<void()> on_oom);
   void OnNotification();
   void Recheck(int attempt);
 

@@ -37,6 +37,8 @@ class ChildReaper {
   void LeftIsReaped(pid_t pid);
   // Reaps a child that was left to the caller, if it has ended: its wait status, and it is no more.
   std::optional<int> ReapLeft(pid_t pid);
+  // Reaps the orphans that ended before this object was there, once everybody awaits his children.
+  void ReapOrphans();
 
  private:
   struct Child {
@@ -46,7 +48,6 @@ class ChildReaper {
 
   explicit ChildReaper(EventLoop* loop) : loop_(loop) {}
   void OnExit(pid_t pid);
-  void ReapOrphans();
 
   EventLoop* const loop_;
   sys::UniqueFd signal_;

@@ -203,9 +203,13 @@ void Container::OpenLog(const std::string& path, LogWriter::Streams streams) {
         log_open_ = true;
         FinishCreation();
       },
-      [this, alive = std::weak_ptr<bool>(alive_)](const LogHealth& health) {
-        if (!alive.expired()) OnLogHealth(health);
-      });
+      LogHealthCallback());
+}
+
+LogWriter::OnHealth Container::LogHealthCallback() {
+  return [this, alive = std::weak_ptr<bool>(alive_)](const LogHealth& health) {
+    if (!alive.expired()) OnLogHealth(health);
+  };
 }
 
 void Container::OnLogHealth(const LogHealth& health) {
@@ -250,12 +254,7 @@ void Container::FinishCreation() {
 
 absl::Status Container::WatchMemory() {
   cgroup_.Open(session_.facts().cgroups);
-  return cgroup_.Start([this] {
-    if (ended_ || state_.oom_killed()) return;  // the exit tells it
-    state_.set_oom_killed(true);
-    WriteRecord();
-    observer_.out_of_memory(this);
-  });
+  return cgroup_.Start([this] { OnOutOfMemory(); });
 }
 
 absl::Status Container::RecordCreation() {
@@ -263,6 +262,13 @@ absl::Status Container::RecordCreation() {
   state_.set_pid(session_.pid());
   state_.set_created_at(NowNanoseconds());
   return record_.Write(state_);
+}
+
+void Container::OnOutOfMemory() {
+  if (ended_ || state_.oom_killed()) return;  // the exit tells it
+  state_.set_oom_killed(true);
+  WriteRecord();
+  observer_.out_of_memory(this);
 }
 
 // Goes on in OnFailed or OnExited, when the process is gone.
@@ -392,6 +398,10 @@ void Container::Ended(int wait_status) {
   if (oom_untold) observer_.out_of_memory(this);
   stdin_.reset();
   console_.reset();
+  AwaitLog();
+}
+
+void Container::AwaitLog() {
   if (log_ == nullptr) return TellExit();
   tools_.log_writer->Finish(log_, kDrainTimeout, [this, alive = std::weak_ptr<bool>(alive_)](int) {
     if (!alive.expired()) TellExit();

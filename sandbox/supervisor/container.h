@@ -10,10 +10,12 @@
 #include "absl/status/status.h"
 #include "proto/supervisor.pb.h"
 #include "runtime/sys/steps.h"
+#include "proto/upgrade.pb.h"
 #include "runtime/sys/unique_fd.h"
 #include "sandbox/status_record.h"
 #include "sandbox/supervisor/cgroup_watch.h"
 #include "sandbox/supervisor/child_reaper.h"
+#include "sandbox/supervisor/descriptors.h"
 #include "sandbox/supervisor/event_loop.h"
 #include "sandbox/supervisor/log_writer.h"
 #include "sandbox/supervisor/pod_setup.h"
@@ -78,6 +80,17 @@ class Container final : private Session::Listener {
   // Drops those that have ended since.
   void SweepLeftovers();
 
+  // ---- for a supervisor whose program is replaced in place (proto/upgrade.proto);
+  // container_state.cc. New members that outlive a request are saved and restored there.
+
+  // Why it cannot be saved now: "container x is being created"; "": it can.
+  std::string WhyBusy() const;
+  absl::StatusOr<upgrade::v1::ContainerState> Save(SavedDescriptors* descriptors) const;
+  // On a new object, before the log writer's thread runs.
+  absl::Status Restore(const upgrade::v1::ContainerState& state, InheritedDescriptors* descriptors);
+  // When everything is restored: what was under way goes on.
+  void Continue();
+
  private:
   // Session::Listener
   void OnCreated() override;
@@ -104,11 +117,14 @@ class Container final : private Session::Listener {
   absl::Status RecordCreation();
   sys::Faults* faults() { return faults_.has_value() ? &*faults_ : nullptr; }
   void OpenLog(const std::string& path, LogWriter::Streams streams);
+  LogWriter::OnHealth LogHealthCallback();
   void OnLogHealth(const LogHealth& health);
   void FinishCreation();
+  void OnOutOfMemory();
   void AbandonCreation(supervisor::v1::Error error);
   void UndoCreation();
   void Ended(int wait_status);
+  void AwaitLog();
   void TellExit();
   void WriteRecord();
 

@@ -18,12 +18,6 @@ namespace {
 constexpr int kBatch = 32;
 constexpr uint64_t kTimerKey = ~uint64_t{0};
 
-int64_t Now() {
-  timespec now;
-  clock_gettime(CLOCK_BOOTTIME, &now);
-  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
-}
-
 // A descriptor number may be closed and reused while events for its former owner are still in the
 // fetched batch; the generation tells the two apart.
 uint64_t Key(int fd, uint32_t generation) {
@@ -31,6 +25,12 @@ uint64_t Key(int fd, uint32_t generation) {
 }
 
 }  // namespace
+
+int64_t EventLoop::Now() {
+  timespec now;
+  clock_gettime(CLOCK_BOOTTIME, &now);
+  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
 
 absl::StatusOr<std::unique_ptr<EventLoop>> EventLoop::Create() {
   std::unique_ptr<EventLoop> loop(new EventLoop);
@@ -126,6 +126,7 @@ void EventLoop::Dispatch(int timeout_ms) {
   }
   // Last: what happened at the same moment as a deadline counts as having met it.
   if (timer && !stopped_) RunTimers();
+  if (turn_end_ && !stopped_) turn_end_();
 }
 
 void EventLoop::Run() {

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <unordered_map>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -38,6 +39,11 @@ class EventLoop {
   // Unknown and expired timers are ignored.
   void Cancel(TimerId id);
 
+  // Called after each round of dispatching, when no callback is running. One; empty: none.
+  void AtTurnEnd(std::function<void()> callback) { turn_end_ = std::move(callback); }
+  // The clock of timers: ns of CLOCK_BOOTTIME.
+  static int64_t Now();
+
   // Dispatches until Stop is called.
   void Run();
   void Stop() { stopped_ = true; }
@@ -64,6 +70,7 @@ class EventLoop {
   std::unordered_map<TimerId, int64_t> deadlines_;
   TimerId next_timer_ = 1;
   int64_t armed_ = 0;
+  std::function<void()> turn_end_;
   bool stopped_ = false;
 };
 

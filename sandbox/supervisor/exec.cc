@@ -64,14 +64,20 @@ absl::Status Exec::Begin(const supervisor::v1::Exec& request, std::vector<sys::U
   sys::UniqueFd plan = std::move(fds[0]);
   fds.push_back(std::move(null));
   if (request.timeout_ms() > 0) {
-    timer_ = tools_.loop->After(absl::Milliseconds(request.timeout_ms()), [this] {
-      timer_ = 0;
-      timed_out_ = true;
-      Cancel();
-    });
+    const absl::Duration timeout = absl::Milliseconds(request.timeout_ms());
+    deadline_ = EventLoop::Now() + absl::ToInt64Nanoseconds(timeout);
+    ArmTimer();
   }
   session_->Begin(std::move(plan), external, std::move(fds), kStartTimeout);
   return absl::OkStatus();
+}
+
+void Exec::ArmTimer() {
+  timer_ = tools_.loop->After(absl::Nanoseconds(deadline_ - EventLoop::Now()), [this] {
+    timer_ = 0;
+    timed_out_ = true;
+    Cancel();
+  });
 }
 
 void Exec::Cancel() {

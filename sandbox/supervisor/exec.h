@@ -8,8 +8,10 @@
 #include <vector>
 
 #include "proto/supervisor.pb.h"
+#include "proto/upgrade.pb.h"
 #include "runtime/sys/unique_fd.h"
 #include "sandbox/supervisor/container.h"
+#include "sandbox/supervisor/descriptors.h"
 #include "sandbox/supervisor/session.h"
 
 namespace davit::sandbox {
@@ -38,6 +40,15 @@ class Exec final : private Session::Listener {
   // Kills every process of the session.
   void Cancel();
 
+  // ---- for a supervisor whose program is replaced in place (proto/upgrade.proto); exec_state.cc
+
+  // It runs, and nothing else is going on.
+  bool Steady() const;
+  // Without what the supervisor knows of it.
+  absl::StatusOr<upgrade::v1::ExecState> Save(SavedDescriptors* descriptors) const;
+  // On a new object.
+  absl::Status Restore(const upgrade::v1::ExecState& state, InheritedDescriptors* descriptors);
+
  private:
   // Session::Listener
   void OnCreated() override {}
@@ -48,11 +59,13 @@ class Exec final : private Session::Listener {
   absl::Status Begin(const supervisor::v1::Exec& request, std::vector<sys::UniqueFd> fds,
                      const Container& container);
   void Finish();
+  void ArmTimer();
 
   const PodTools tools_;
   const Observer observer_;
   std::unique_ptr<Session> session_;
   EventLoop::TimerId timer_ = 0;
+  int64_t deadline_ = 0;  // of the command, on the loop's clock; 0: none
   bool timed_out_ = false;
   bool killed_ = false;
 };

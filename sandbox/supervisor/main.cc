@@ -2,6 +2,11 @@
 // descriptors: 3 the first connection, 4 the configuration (a serialized PodConfig), 5 the program
 // davit-init, 6 this program itself. Ends with 0 after a Shutdown request, with 1 if the pod could
 // not be set up; the error is the answer to the first request.
+//
+// In the course of an upgrade (reexec.h) it is run as `davit-pod NAME --check N` and `davit-pod
+// NAME
+// --resume N`, N being the descriptor of a serialized SupervisorState. `davit-pod --version` tells
+// its version.
 
 #include <fcntl.h>
 #include <malloc.h>
@@ -13,6 +18,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -20,6 +30,10 @@
 #include "runtime/sys/errno.h"
 #include "runtime/sys/file.h"
 #include "runtime/sys/socket.h"
+#include "runtime/sys/version.h"
+#include "sandbox/supervisor/descriptors.h"
+#include "sandbox/supervisor/reexec.h"
+#include "sandbox/supervisor/state_format.h"
 #include "sandbox/supervisor/supervisor.h"
 
 namespace davit::sandbox {
@@ -32,6 +46,8 @@ constexpr int kConfig = 4;
 constexpr int kInitProgram = 5;
 constexpr int kOwnProgram = 6;
 constexpr size_t kMaxConfig = 1024 * 1024;
+// Logs that a full disk does not take are the most of it.
+constexpr size_t kMaxState = 256 * 1024 * 1024;
 constexpr int kErrorPatienceMs = 10000;
 
 // One arena and no hoarding: there is a process like this for every pod, idle nearly all the time.
@@ -78,11 +94,60 @@ void ReportFailure(int connection, const absl::Status& status) {
   sys::SendPacket(connection, message.SerializeAsString(), {}).IgnoreError();
 }
 
-int Main() {
+// Takes the place of the program that this process was until now. A check ends here.
+absl::StatusOr<std::unique_ptr<Supervisor>> TakeOver(int state_fd, bool only_check) {
+  const sys::UniqueFd fd(state_fd);
+  lseek(fd.get(), 0, SEEK_SET);  // the check has read it before
+  DAVIT_ASSIGN_OR_RETURN(const std::string bytes,
+                         sys::ReadFd(fd.get(), kMaxState, "the state of the supervisor"));
+  DAVIT_ASSIGN_OR_RETURN(const auto state, ParseState(bytes));
+  DAVIT_ASSIGN_OR_RETURN(auto descriptors, InheritedDescriptors::Check(state));
+  auto supervisor = Supervisor::Restore(state, &descriptors, only_check);
+  if (!only_check) return supervisor;
+  const std::string answer(supervisor.ok() ? kCanTakeOver
+                                           : std::string(supervisor.status().message()));
+  sys::WriteAll(STDOUT_FILENO, answer, "the answer").IgnoreError();
+  // Nothing is destroyed: sockets and processes are those of the one that waits for the answer.
+  _exit(supervisor.ok() ? 0 : 1);
+}
+
+int Resume(const char* number, bool only_check) {
+  auto supervisor = TakeOver(atoi(number), only_check);
+  if (!supervisor.ok()) {
+    if (only_check) {
+      sys::WriteAll(STDOUT_FILENO, supervisor.status().message(), "the answer").IgnoreError();
+    }
+    _exit(1);
+  }
+  (*supervisor)->Continue();
+  (*supervisor)->Run();
+  return 0;
+}
+
+// For tests: what can be made to fail.
+int ListSteps() {
+  for (const sys::OperationSteps& operation : Supervisor::Steps()) {
+    for (const std::string& step : operation.steps) {
+      printf("%s\t%s\n", operation.operation.c_str(), step.c_str());
+    }
+  }
+  return 0;
+}
+
+int Main(int argc, char** argv) {
+  if (argc == 2 && strcmp(argv[1], "--list-steps") == 0) return ListSteps();
+  if (argc == 2 && strcmp(argv[1], "--version") == 0) {
+    printf("davit-pod %s\n", sys::Version());
+    return 0;
+  }
   LimitHeap();
   BlockSignals();
   umask(022);
   prctl(PR_SET_NAME, "davit-pod");
+  if (argc == 4) {
+    if (strcmp(argv[2], kCheckArgument) == 0) return Resume(argv[3], true);
+    if (strcmp(argv[2], kResumeArgument) == 0) return Resume(argv[3], false);
+  }
   for (const int fd : {kConnection, kConfig, kInitProgram, kOwnProgram}) {
     fcntl(fd, F_SETFD, FD_CLOEXEC);
   }
@@ -106,20 +171,7 @@ int Main() {
   return 0;
 }
 
-// For tests: what can be made to fail.
-int ListSteps() {
-  for (const sys::OperationSteps& operation : Supervisor::Steps()) {
-    for (const std::string& step : operation.steps) {
-      printf("%s\t%s\n", operation.operation.c_str(), step.c_str());
-    }
-  }
-  return 0;
-}
-
 }  // namespace
 }  // namespace davit::sandbox
 
-int main(int argc, char** argv) {
-  if (argc == 2 && strcmp(argv[1], "--list-steps") == 0) return davit::sandbox::ListSteps();
-  return davit::sandbox::Main();
-}
+int main(int argc, char** argv) { return davit::sandbox::Main(argc, argv); }

@@ -45,16 +45,45 @@ absl::StatusOr<std::unique_ptr<ProtocolServer>> ProtocolServer::Start(EventLoop*
   DAVIT_ASSIGN_OR_RETURN(server->listener_, sys::SeqpacketListen(path, kBacklog));
   server->path_ = path;
   if (!SetNonblocking(server->listener_.get())) return sys::ErrnoStatus(errno, "fcntl");
-  DAVIT_RETURN_IF_ERROR(loop->Watch(server->listener_.get(), EPOLLIN,
-                                    [s = server.get()](uint32_t) { s->OnConnect(); }));
+  DAVIT_RETURN_IF_ERROR(server->WatchListener());
   if (connected.ok()) server->Adopt(std::move(connected));
   return server;
+}
+
+absl::StatusOr<std::unique_ptr<ProtocolServer>> ProtocolServer::Restore(
+    EventLoop* loop, Handler* handler, const std::string& path,
+    const upgrade::v1::ServerState& state, InheritedDescriptors* descriptors) {
+  std::unique_ptr<ProtocolServer> server(new ProtocolServer(loop, handler));
+  DAVIT_ASSIGN_OR_RETURN(server->listener_,
+                         descriptors->TakeNeeded(state.listener(), "the listening socket"));
+  DAVIT_ASSIGN_OR_RETURN(sys::UniqueFd socket, descriptors->Take(state.socket()));
+  DAVIT_RETURN_IF_ERROR(server->WatchListener());
+  server->path_ = path;
+  server->connection_ = state.connection();
+  if (!socket.ok()) return server;
+  --server->connection_;  // it keeps its number
+  server->Adopt(std::move(socket));
+  server->greeted_ = state.greeted();
+  return server;
+}
+
+upgrade::v1::ServerState ProtocolServer::Save(SavedDescriptors* descriptors) const {
+  upgrade::v1::ServerState state;
+  state.set_listener(descriptors->Add(listener_));
+  state.set_socket(descriptors->Add(socket_));
+  state.set_connection(connection_);
+  state.set_greeted(greeted_);
+  return state;
+}
+
+absl::Status ProtocolServer::WatchListener() {
+  return loop_->Watch(listener_.get(), EPOLLIN, [this](uint32_t) { OnConnect(); });
 }
 
 ProtocolServer::~ProtocolServer() {
   loop_->Unwatch(listener_.get());
   if (socket_.ok()) loop_->Unwatch(socket_.get());
-  unlink(path_.c_str());
+  if (!path_.empty()) unlink(path_.c_str());
 }
 
 void ProtocolServer::OnConnect() {

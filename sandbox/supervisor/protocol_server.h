@@ -11,7 +11,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "proto/supervisor.pb.h"
+#include "proto/upgrade.pb.h"
 #include "runtime/sys/unique_fd.h"
+#include "sandbox/supervisor/descriptors.h"
 #include "sandbox/supervisor/event_loop.h"
 
 namespace davit::sandbox {
@@ -38,7 +40,16 @@ class ProtocolServer {
   static absl::StatusOr<std::unique_ptr<ProtocolServer>> Start(EventLoop* loop, Handler* handler,
                                                                const std::string& path,
                                                                sys::UniqueFd connected);
+  // The server of a program that this one has taken the place of (proto/upgrade.proto), with its
+  // connection; requests that it has not read are still in the socket.
+  static absl::StatusOr<std::unique_ptr<ProtocolServer>> Restore(
+      EventLoop* loop, Handler* handler, const std::string& path,
+      const upgrade::v1::ServerState& state, InheritedDescriptors* descriptors);
   ~ProtocolServer();
+
+  // Only while nothing waits to be sent.
+  upgrade::v1::ServerState Save(SavedDescriptors* descriptors) const;
+  bool everything_sent() const { return queue_.empty(); }
 
   // Dropped if that connection is no longer the current one.
   void Reply(ConnectionId connection, const supervisor::v1::Reply& reply,
@@ -56,6 +67,7 @@ class ProtocolServer {
   };
 
   ProtocolServer(EventLoop* loop, Handler* handler) : loop_(loop), handler_(handler) {}
+  absl::Status WatchListener();
   void OnConnect();
   void Adopt(sys::UniqueFd socket);
   void Drop();

@@ -126,13 +126,20 @@ absl::Status Session::CloneAndWatch() {
   pid_ = launch_->pid();
   pidfd_ = launch_->TakePidfd();
   phase_ = Phase::kCloned;
-  const absl::Status awaited =
-      reaper_->Await(pid_, pidfd_.get(), [this](int wait_status) { OnReaped(wait_status); });
+  const absl::Status awaited = WatchProcess();
   if (!awaited.ok()) {
     reaper_->Leave(pid_);
     LookForEnd();
     return awaited;
   }
+  return WatchReport();
+}
+
+absl::Status Session::WatchProcess() {
+  return reaper_->Await(pid_, pidfd_.get(), [this](int wait_status) { OnReaped(wait_status); });
+}
+
+absl::Status Session::WatchReport() {
   report_fd_ = launch_->report_fd();
   // One shot: Read closes the descriptor with its last message, and epoll would go on reporting it
   // if another process, not exec'ed yet, still has a copy.

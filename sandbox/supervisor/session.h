@@ -11,9 +11,11 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "proto/supervisor.pb.h"
+#include "proto/upgrade.pb.h"
 #include "runtime/stage/launch.h"
 #include "runtime/sys/unique_fd.h"
 #include "sandbox/supervisor/child_reaper.h"
+#include "sandbox/supervisor/descriptors.h"
 #include "sandbox/supervisor/event_loop.h"
 #include "sandbox/supervisor/plan_facts.h"
 
@@ -72,6 +74,16 @@ class Session {
   // they are busy, for at most `patience`. `done` may be called from within.
   void Undo(absl::Duration patience, std::function<void(absl::Status)> done);
 
+  // ---- for a supervisor whose program is replaced in place (proto/upgrade.proto);
+  // session_state.cc
+
+  // Nothing is on its way: it waits for Start, runs, or has ended.
+  bool Steady() const;
+  // Of a steady session.
+  absl::StatusOr<upgrade::v1::SessionState> Save(SavedDescriptors* descriptors) const;
+  // On a new object. What has happened since is told from the loop.
+  absl::Status Restore(const upgrade::v1::SessionState& state, InheritedDescriptors* descriptors);
+
  private:
   enum class Phase { kNew, kPreparing, kCloned, kCreated, kRunning, kFailing, kEnded };
 
@@ -79,6 +91,8 @@ class Session {
   void OnHelper();
   void LookForEnd();
   absl::Status CloneAndWatch();
+  absl::Status WatchProcess();
+  absl::Status WatchReport();
   void OnReport();
   void OnTimeout();
   void OnReaped(int wait_status);

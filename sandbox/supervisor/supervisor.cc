@@ -14,6 +14,8 @@
 #include "runtime/plan/plan.h"
 #include "runtime/sys/errno.h"
 #include "runtime/sys/spawn.h"
+#include "runtime/sys/version.h"
+#include "sandbox/protocol_version.h"
 #include "sandbox/supervisor/hello_page.h"
 
 namespace davit::sandbox {
@@ -26,7 +28,6 @@ using supervisor::v1::PodConfig;
 using supervisor::v1::Reply;
 using supervisor::v1::ToSupervisor;
 
-constexpr uint32_t kProtocolVersion = 1;
 constexpr absl::Duration kTrimDelay = absl::Milliseconds(200);
 
 LogWriter::Options LogOptions(const PodConfig& config) {
@@ -71,19 +72,39 @@ absl::Status Supervisor::SetUp(Inheritance inheritance) {
   return SetUpSteps().Run(this, faults(), &inheritance);
 }
 
-absl::Status Supervisor::BecomeReaper(Inheritance*) {
-  if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0) return sys::ErrnoStatus(errno, "prctl");
-  DAVIT_ASSIGN_OR_RETURN(loop_, EventLoop::Create());
-  DAVIT_ASSIGN_OR_RETURN(reaper_, ChildReaper::Create(loop_.get()));
-  return absl::OkStatus();
-}
+absl::Status Supervisor::BecomeReaper(Inheritance*) { return MakeLoop(); }
 
 absl::Status Supervisor::MakePod(Inheritance* inheritance) {
   DAVIT_ASSIGN_OR_RETURN(pod_, SetUpPod(config_, inheritance->init_program.get(), faults()));
   return absl::OkStatus();
 }
 
-absl::Status Supervisor::WatchInit(Inheritance*) {
+absl::Status Supervisor::WatchInit(Inheritance*) { return AwaitInit(); }
+
+absl::Status Supervisor::StartLogWriter(Inheritance*) {
+  DAVIT_RETURN_IF_ERROR(MakeLogWriter());
+  return log_writer_->StartThread();
+}
+
+absl::Status Supervisor::Serve(Inheritance* inheritance) {
+  DAVIT_ASSIGN_OR_RETURN(
+      server_, ProtocolServer::Start(loop_.get(), this, config_.pod_dir() + "/supervisor.sock",
+                                     std::move(inheritance->connection)));
+  TrimSoon();
+  return absl::OkStatus();
+}
+
+absl::Status Supervisor::MakeLoop() {
+  if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0) {
+    return sys::ErrnoStatus(errno, "become a subreaper");
+  }
+  DAVIT_ASSIGN_OR_RETURN(loop_, EventLoop::Create());
+  loop_->AtTurnEnd([this] { ContinueUpgrade(); });
+  DAVIT_ASSIGN_OR_RETURN(reaper_, ChildReaper::Create(loop_.get()));
+  return absl::OkStatus();
+}
+
+absl::Status Supervisor::AwaitInit() {
   if (pod_.init_pid == 0) return absl::OkStatus();
   return reaper_->Await(pod_.init_pid, pod_.init_pidfd.get(), [this](int) {
     pod_.init_pid = 0;
@@ -91,19 +112,11 @@ absl::Status Supervisor::WatchInit(Inheritance*) {
   });
 }
 
-absl::Status Supervisor::StartLogWriter(Inheritance*) {
-  DAVIT_ASSIGN_OR_RETURN(log_writer_, LogWriter::Start(LogOptions(config_)));
+absl::Status Supervisor::MakeLogWriter() {
+  DAVIT_ASSIGN_OR_RETURN(log_writer_, LogWriter::Create(LogOptions(config_)));
+  tools_ = PodTools{loop_.get(), reaper_.get(), log_writer_.get(), &pod_};
   return loop_->Watch(log_writer_->completion_fd(), EPOLLIN,
                       [this](uint32_t) { log_writer_->RunCompletions(); });
-}
-
-absl::Status Supervisor::Serve(Inheritance* inheritance) {
-  tools_ = PodTools{loop_.get(), reaper_.get(), log_writer_.get(), &pod_};
-  DAVIT_ASSIGN_OR_RETURN(
-      server_, ProtocolServer::Start(loop_.get(), this, config_.pod_dir() + "/supervisor.sock",
-                                     std::move(inheritance->connection)));
-  TrimSoon();
-  return absl::OkStatus();
 }
 
 Supervisor::~Supervisor() {
@@ -120,6 +133,7 @@ void Supervisor::Run() { loop_->Run(); }
 
 void Supervisor::OnRequest(ConnectionId connection, const ToSupervisor& request, Fds fds) {
   const Origin origin{connection, request.request_id()};
+  ++open_requests_;
   switch (request.request_case()) {
     case ToSupervisor::kHello:
       return Hello(origin, request.hello());
@@ -139,6 +153,8 @@ void Supervisor::OnRequest(ConnectionId connection, const ToSupervisor& request,
       return Shutdown(origin);
     case ToSupervisor::kCancelExec:
       return CancelExec(origin, request.cancel_exec());
+    case ToSupervisor::kUpgrade:
+      return Upgrade(origin, request.upgrade(), std::move(fds));
     case ToSupervisor::REQUEST_NOT_SET:
       break;
   }
@@ -150,22 +166,31 @@ void Supervisor::OnDisconnected(ConnectionId connection) {
   for (auto& [id, running] : execs_) {
     if (running.connection == connection) running.exec->Cancel();
   }
+  if (upgrade_ != nullptr && upgrade_->origin.connection == connection) {
+    GiveUpUpgrade(absl::CancelledError("upgrade: nobody waits for it any more"));
+  }
 }
 
 void Supervisor::Hello(Origin origin, const supervisor::v1::Hello& request) {
   Reply reply;
-  auto* hello = reply.mutable_hello();
-  hello->set_protocol_version(kProtocolVersion);
-  hello->set_plan_version(runtime::plan::kPlanVersion);
-  hello->set_pid(getpid());
-  hello->set_sandbox_id(config_.sandbox_id());
-  hello->set_init_pid(pod_.init_pid);
-  HelloPage page(request.pages(), hello);
+  FillHello(reply.mutable_hello());
+  HelloPage page(request.pages(), reply.mutable_hello());
   for (auto it = containers_.upper_bound(request.after_container()); it != containers_.end();
        ++it) {
     if (!page.Add(it->second->state(), it->second->pidfd())) break;
   }
   Answer(origin, std::move(reply), page.TakePidfds());
+}
+
+void Supervisor::FillHello(supervisor::v1::HelloReply* hello) const {
+  hello->set_protocol_version(kProtocolVersion);
+  hello->set_oldest_protocol_version(kOldestProtocolVersion);
+  hello->set_program_id(config_.program_id());
+  hello->set_version(sys::Version());
+  hello->set_plan_version(runtime::plan::kPlanVersion);
+  hello->set_pid(getpid());
+  hello->set_sandbox_id(config_.sandbox_id());
+  hello->set_init_pid(pod_.init_pid);
 }
 
 void Supervisor::CreateContainer(Origin origin, const supervisor::v1::CreateContainer& request,
@@ -195,6 +220,28 @@ void Supervisor::CreateContainer(Origin origin, const supervisor::v1::CreateCont
     }
     pid_namespace = target->pidfd();
   }
+  Container* container =
+      (containers_[id] = std::make_unique<Container>(tools_, id, ContainerObserver())).get();
+  container->Create(
+      request, std::move(fds), pid_namespace,
+      [this, origin, container, wants_pidfd = request.wants_pidfd()](const Error* error) {
+        TrimSoon();
+        if (error != nullptr) {
+          AnswerError(origin, *error);
+          return ForgetContainer(container->id());
+        }
+        Reply reply;
+        reply.mutable_create_container()->set_pid(container->state().pid());
+        Fds pidfd;
+        if (wants_pidfd) {
+          pidfd.emplace_back(fcntl(container->pidfd(), F_DUPFD_CLOEXEC, 3));
+          if (!pidfd.back().ok()) pidfd.clear();
+        }
+        Answer(origin, std::move(reply), std::move(pidfd));
+      });
+}
+
+Container::Observer Supervisor::ContainerObserver() {
   Container::Observer observer;
   observer.exited = [this](Container* container) {
     FromSupervisor event;
@@ -213,25 +260,7 @@ void Supervisor::CreateContainer(Origin origin, const supervisor::v1::CreateCont
     *event.mutable_log_changed()->mutable_health() = container->state().log();
     server_->SendEvent(event);
   };
-  Container* container =
-      (containers_[id] = std::make_unique<Container>(tools_, id, std::move(observer))).get();
-  container->Create(
-      request, std::move(fds), pid_namespace,
-      [this, origin, container, wants_pidfd = request.wants_pidfd()](const Error* error) {
-        TrimSoon();
-        if (error != nullptr) {
-          AnswerError(origin, *error);
-          return ForgetContainer(container->id());
-        }
-        Reply reply;
-        reply.mutable_create_container()->set_pid(container->state().pid());
-        Fds pidfd;
-        if (wants_pidfd) {
-          pidfd.emplace_back(fcntl(container->pidfd(), F_DUPFD_CLOEXEC, 3));
-          if (!pidfd.back().ok()) pidfd.clear();
-        }
-        Answer(origin, std::move(reply), std::move(pidfd));
-      });
+  return observer;
 }
 
 void Supervisor::StartContainer(Origin origin, const supervisor::v1::StartContainer& request) {
@@ -299,7 +328,7 @@ void Supervisor::StartExec(Origin origin, const supervisor::v1::Exec& request, F
     return AnswerError(
         origin, absl::AlreadyExistsError(absl::StrCat("exec \"", exec_id, "\": not a new id")));
   }
-  Exec::Observer observer;
+  Exec::Observer observer = ExecObserver(exec_id);
   observer.started = [this, origin](const Error* error, int pid, sys::UniqueFd console) {
     if (error != nullptr) return AnswerError(origin, *error);
     Reply reply;
@@ -308,6 +337,15 @@ void Supervisor::StartExec(Origin origin, const supervisor::v1::Exec& request, F
     if (console.ok()) with_it.push_back(std::move(console));
     Answer(origin, std::move(reply), std::move(with_it));
   };
+  RunningExec& running = execs_[exec_id];
+  running.container_id = container->id();
+  running.connection = origin.connection;
+  running.exec = std::make_unique<Exec>(tools_, std::move(observer));
+  running.exec->Start(request, std::move(fds), *container);
+}
+
+Exec::Observer Supervisor::ExecObserver(const std::string& exec_id) {
+  Exec::Observer observer;
   observer.exited = [this, exec_id](int wait_status, bool timed_out) {
     FromSupervisor event;
     event.mutable_exec_exited()->set_exec_id(exec_id);
@@ -318,11 +356,7 @@ void Supervisor::StartExec(Origin origin, const supervisor::v1::Exec& request, F
   observer.finished = [this, exec_id](std::unique_ptr<Session> leftover) {
     OnExecFinished(exec_id, std::move(leftover));
   };
-  RunningExec& running = execs_[exec_id];
-  running.container_id = container->id();
-  running.connection = origin.connection;
-  running.exec = std::make_unique<Exec>(tools_, std::move(observer));
-  running.exec->Start(request, std::move(fds), *container);
+  return observer;
 }
 
 void Supervisor::OnExecFinished(const std::string& exec_id, std::unique_ptr<Session> leftover) {
@@ -348,6 +382,9 @@ void Supervisor::CancelExec(Origin origin, const supervisor::v1::CancelExec& req
 // ---- shutdown
 
 void Supervisor::Shutdown(Origin origin) {
+  if (upgrade_ != nullptr) {
+    GiveUpUpgrade(absl::FailedPreconditionError("upgrade: the pod is shutting down"));
+  }
   shutdown_.push_back(origin);
   if (shutdown_.size() > 1) return;
   shutdown_status_ = absl::OkStatus();
@@ -414,6 +451,7 @@ void Supervisor::ForgetContainer(const std::string& id) {
 
 void Supervisor::Answer(Origin origin, Reply reply, Fds fds) {
   reply.set_request_id(origin.request_id);
+  --open_requests_;
   server_->Reply(origin.connection, reply, std::move(fds));
 }
 

@@ -11,9 +11,11 @@
 #include "absl/status/statusor.h"
 #include "proto/supervisor.pb.h"
 #include "runtime/sys/steps.h"
+#include "proto/upgrade.pb.h"
 #include "runtime/sys/unique_fd.h"
 #include "sandbox/supervisor/child_reaper.h"
 #include "sandbox/supervisor/container.h"
+#include "sandbox/supervisor/descriptors.h"
 #include "sandbox/supervisor/event_loop.h"
 #include "sandbox/supervisor/exec.h"
 #include "sandbox/supervisor/log_writer.h"
@@ -39,6 +41,15 @@ class Supervisor final : private ProtocolServer::Handler {
 
   // The steps of every operation by their names, for fault injection.
   static std::vector<sys::OperationSteps> Steps();
+  // In place of a supervisor of the same pod, which this process was until now
+  // (proto/upgrade.proto). `descriptors` are the state's. With `only_check` everything is done that
+  // can fail and can be undone by the end of the process, which must then end without the object's
+  // destruction.
+  static absl::StatusOr<std::unique_ptr<Supervisor>> Restore(
+      const upgrade::v1::SupervisorState& state, InheritedDescriptors* descriptors,
+      bool only_check);
+  // Goes on where the other program stopped, and tells whoever asked for the upgrade.
+  void Continue();
 
   // Until a Shutdown request has been carried out and answered.
   void Run();
@@ -56,6 +67,15 @@ class Supervisor final : private ProtocolServer::Handler {
     std::string container_id;
     ConnectionId connection;
   };
+  // An upgrade that waits for its moment.
+  struct PendingUpgrade {
+    Origin origin;
+    sys::UniqueFd program;
+    std::string program_id;
+    EventLoop::TimerId timer = 0;
+    bool log_asked = false;    // to come to rest
+    bool log_resting = false;  // has been said to
+  };
 
   explicit Supervisor(supervisor::v1::PodConfig config) : config_(std::move(config)) {}
   using SetUpOperation = sys::Operation<Supervisor, Inheritance*>;
@@ -67,6 +87,9 @@ class Supervisor final : private ProtocolServer::Handler {
   absl::Status StartLogWriter(Inheritance* inheritance);
   absl::Status Serve(Inheritance* inheritance);
   sys::Faults* faults() { return faults_.has_value() ? &*faults_ : nullptr; }
+  absl::Status MakeLoop();
+  absl::Status MakeLogWriter();
+  absl::Status AwaitInit();
 
   // ProtocolServer::Handler
   void OnRequest(ConnectionId connection, const supervisor::v1::ToSupervisor& request,
@@ -84,6 +107,22 @@ class Supervisor final : private ProtocolServer::Handler {
   void Shutdown(Origin origin);
   void RemoveNextForShutdown();
   void FinishShutdown();
+  void FillHello(supervisor::v1::HelloReply* hello) const;
+  Container::Observer ContainerObserver();
+  Exec::Observer ExecObserver(const std::string& exec_id);
+
+  // supervisor_upgrade.cc
+  void Upgrade(Origin origin, const supervisor::v1::Upgrade& request, Fds fds);
+  void GiveUpUpgrade(const absl::Status& why);
+  // At the end of a turn of the loop: goes on with the pending upgrade if this is the moment.
+  void ContinueUpgrade();
+  // Why the state cannot be handed on now; "": it can. What may be under way without an unanswered
+  // request, and is not part of the state, has to be named here.
+  std::string WhyBusy() const;
+  void ReplaceSelf();
+  absl::Status Save(upgrade::v1::SupervisorState* state, SavedDescriptors* descriptors) const;
+  absl::Status RestoreParts(const upgrade::v1::SupervisorState& state,
+                            InheritedDescriptors* descriptors);
 
   Container* Find(const std::string& id);
   void ForgetContainer(const std::string& id);
@@ -107,6 +146,9 @@ class Supervisor final : private ProtocolServer::Handler {
   std::map<std::string, std::unique_ptr<Container>> containers_;
   std::map<std::string, RunningExec> execs_;
   std::unique_ptr<ProtocolServer> server_;
+  size_t open_requests_ = 0;  // not answered yet
+  std::unique_ptr<PendingUpgrade> upgrade_;
+  Origin upgraded_{0, 0};         // whom Continue tells
   std::vector<Origin> shutdown_;  // who asked for it
   absl::Status shutdown_status_;
   bool awaiting_init_ = false;

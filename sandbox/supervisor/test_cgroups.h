@@ -149,6 +149,28 @@ class Cgroups {
   std::vector<runtime::plan::CgroupDirectory> groups_;
 };
 
+// A file system whose server never answers: every look-up in it hangs until the one who asks is
+// killed, as on a dead NFS server.
+class HungFileSystem {
+ public:
+  explicit HungFileSystem(const std::string& path) : path_(path) {
+    device_.reset(open("/dev/fuse", O_RDWR | O_CLOEXEC));
+    EXPECT_TRUE(device_.ok());
+    EXPECT_EQ(mkdir(path.c_str(), 0755), 0);
+    const std::string options =
+        absl::StrCat("fd=", device_.get(), ",rootmode=40000,user_id=0,group_id=0");
+    EXPECT_EQ(mount("hung", path.c_str(), "fuse", 0, options.c_str()), 0);
+  }
+  ~HungFileSystem() {
+    EXPECT_EQ(umount2(path_.c_str(), MNT_DETACH), 0);
+    device_.reset();
+  }
+
+ private:
+  std::string path_;
+  sys::UniqueFd device_;
+};
+
 }  // namespace davit::sandbox
 
 #endif  // DAVIT_SANDBOX_SUPERVISOR_TEST_CGROUPS_H_
