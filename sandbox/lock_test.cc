@@ -1,6 +1,8 @@
 #include "sandbox/lock.h"
 
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "absl/strings/str_cat.h"
@@ -24,6 +26,35 @@ TEST(LockTest, ASecondHolderIsRefusedWithThePidOfTheFirst) {
   }
   EXPECT_TRUE(LockDirectory(directory).ok()) << "the lock ends with its descriptor";
   EXPECT_TRUE(sys::RemoveTreeAt(AT_FDCWD, directory).ok());
+}
+
+TEST(LockTest, AChildOfAKilledHolderThatStillHasItIsWaitedFor) {
+  const std::string directory = absl::StrCat(testing::TempDir(), "/lock_child.", getpid());
+  ASSERT_TRUE(sys::MakeDirs(directory, 0700).ok());
+  int locked[2];
+  ASSERT_EQ(pipe(locked), 0);
+  const pid_t holder = fork();
+  if (holder == 0) {
+    const auto lock = LockDirectory(directory);
+    if (fork() == 0) {
+      usleep(300 * 1000);
+      _exit(0);
+    }
+    if (write(locked[1], "x", 1) != 1) _exit(1);
+    pause();
+  }
+  char x;
+  ASSERT_EQ(read(locked[0], &x, 1), 1);
+  ASSERT_EQ(kill(holder, SIGKILL), 0);
+  siginfo_t info;
+  ASSERT_EQ(waitid(P_PID, static_cast<id_t>(holder), &info, WEXITED | WNOWAIT), 0);
+  // Not reaped: a zombie holds nothing either.
+  const auto next = LockDirectory(directory);
+  EXPECT_TRUE(next.ok()) << next.status();
+  EXPECT_EQ(waitpid(holder, nullptr, 0), holder);
+  EXPECT_TRUE(sys::RemoveTreeAt(AT_FDCWD, directory).ok());
+  close(locked[0]);
+  close(locked[1]);
 }
 
 TEST(LockTest, AMissingDirectoryIsAnErrorThatNamesIt) {
