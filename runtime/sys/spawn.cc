@@ -65,27 +65,33 @@ DAVIT_NO_SANITIZE bool Named(const ChildArguments* arguments, int number) {
   return false;
 }
 
-DAVIT_NO_SANITIZE void MoveFds(ChildArguments* arguments) {
+// False, with errno, if a descriptor could not be moved: the program would run without it, or with
+// another in its place.
+DAVIT_NO_SANITIZE bool MoveFds(ChildArguments* arguments) {
   // First to free numbers above all that are named, so that no move overwrites one still to be
   // made.
   const int free_above = arguments->highest + 1;
   for (int i = 0; i < arguments->move_count; ++i) {
     FdMove& move = arguments->moves[i];
     move.scratch = static_cast<int>(syscall(SYS_fcntl, move.from, F_DUPFD_CLOEXEC, free_above));
+    if (move.scratch < 0) return false;
   }
   if (arguments->executable_fd >= 0) {
     arguments->executable_fd =
         static_cast<int>(syscall(SYS_fcntl, arguments->executable_fd, F_DUPFD_CLOEXEC, free_above));
+    if (arguments->executable_fd < 0) return false;
   }
-  for (int number = 0; number <= 2; ++number) syscall(SYS_dup3, arguments->devnull, number, 0);
+  for (int number = 0; number <= 2; ++number) {
+    if (syscall(SYS_dup3, arguments->devnull, number, 0) < 0) return false;
+  }
   for (int i = 0; i < arguments->move_count; ++i) {
-    syscall(SYS_dup3, arguments->moves[i].scratch, arguments->moves[i].to, 0);
+    if (syscall(SYS_dup3, arguments->moves[i].scratch, arguments->moves[i].to, 0) < 0) return false;
   }
   // Whatever lies between the named numbers, and above, must not survive the exec.
   for (int number = 3; number < arguments->highest; ++number) {
     if (!Named(arguments, number)) syscall(SYS_close, number);
   }
-  syscall(SYS_close_range, static_cast<unsigned>(free_above), ~0U, CLOSE_RANGE_CLOEXEC);
+  return syscall(SYS_close_range, static_cast<unsigned>(free_above), ~0U, CLOSE_RANGE_CLOEXEC) == 0;
 }
 
 DAVIT_NO_SANITIZE int RunChild(void* opaque) {
@@ -101,7 +107,10 @@ DAVIT_NO_SANITIZE int RunChild(void* opaque) {
   if (arguments->parent_death_signal != 0) {
     syscall(SYS_prctl, PR_SET_PDEATHSIG, arguments->parent_death_signal, 0, 0, 0);
   }
-  MoveFds(arguments);
+  if (!MoveFds(arguments)) {
+    arguments->error = errno;
+    syscall(SYS_exit, 127);
+  }
   unsigned long none = 0;
   syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, nullptr, sizeof none);
   if (arguments->executable_fd >= 0) {

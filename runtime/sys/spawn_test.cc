@@ -1,7 +1,9 @@
 #include "runtime/sys/spawn.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <csignal>
 
@@ -68,6 +70,39 @@ TEST(SpawnTest, PassesOnlyTheNamedDescriptors) {
                            "", 1024, absl::InfiniteFuture());
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_EQ(result->out, "content0 1 2 3 9 ");  // 3 is ls reading the directory
+}
+
+TEST(SpawnTest, AProgramIsNotStartedWithoutItsDescriptors) {
+  auto text = ReadFileAt(AT_FDCWD, "/bin/true", 16 << 20);
+  ASSERT_TRUE(text.ok());
+  auto program = SealedMemfd("true", *text);
+  auto extra = SealedMemfd("extra", "content");
+  ASSERT_TRUE(program.ok() && extra.ok());
+  const pid_t pid = fork();
+  if (pid == 0) {
+    int refused = 0;
+    // From a table that is full to one that has room for everything.
+    const UniqueFd next(open("/dev/null", O_RDONLY | O_CLOEXEC));
+    for (rlim_t room = 0; room < 8; ++room) {
+      const rlimit limit{static_cast<rlim_t>(next.get()) + 1 + room,
+                         static_cast<rlim_t>(next.get()) + 100};
+      setrlimit(RLIMIT_NOFILE, &limit);
+      const auto process =
+          Spawn({.executable_fd = program->get(), .argv = {"true"}, .fds = {{extra->get(), 3}}});
+      if (process.ok()) {
+        const auto status = WaitPidfd(process->pidfd.get(), absl::InfiniteFuture());
+        if (!status.ok() || *status != 0) _exit(100);
+      } else if (absl::IsResourceExhausted(process.status())) {
+        ++refused;
+      } else {
+        _exit(101);
+      }
+    }
+    _exit(refused > 1 && refused < 8 ? 0 : 102);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(pid, &status, 0), pid);
+  EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 TEST(SpawnTest, ExecutesASealedMemfd) {
