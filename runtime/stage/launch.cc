@@ -298,19 +298,28 @@ absl::Status Launch::Prepare() {
   }
   if (direct == ops.size()) return absl::OkStatus();
 
-  // The helper shares the descriptor table, and nothing else: what it opens is ours, and when it
-  // hangs it can be killed without anything else having been touched.
+  // The helper shares nothing but the progress it makes, and sends at the end what it has opened:
+  // when it hangs it can be killed, and whatever it held goes with it.
+  DAVIT_ASSIGN_OR_RETURN(auto pair, ReportPair());
   int pidfd = -1;
   clone_args args = {};
-  args.flags = CLONE_FILES | CLONE_PIDFD;
+  args.flags = CLONE_PIDFD;
   args.pidfd = reinterpret_cast<uint64_t>(&pidfd);
   args.exit_signal = SIGCHLD;
   const long pid = raw::Clone3(args);
   if (pid < 0) return sys::ErrnoStatus(static_cast<int>(-pid), "start the helper for bind sources");
   if (pid == 0) {
-    RunParentOps(stage, direct, static_cast<uint32_t>(ops.size()));
+    const uint32_t count = mapping_->header().slot_count;
+    memcpy(mapping_->child_fds.data(), stage.fds, count * sizeof(int32_t));
+    const int32_t* const known = stage.shared->fds;
+    stage.fds = mapping_->child_fds.data();
+    stage.report = pair.second.get();
+    if (!CloseUnnamed(stage)) raw::Exit(1);
+    if (RunParentOps(stage, direct, static_cast<uint32_t>(ops.size())) < 0) raw::Exit(1);
+    stage.shared->error = -SendSlots(stage.report, stage.fds, known, count);
     raw::Exit(0);
   }
+  slots_ = std::move(pair.first);
   helper_pid_ = static_cast<pid_t>(pid);
   helper_pidfd_.reset(pidfd);
   return absl::OkStatus();
@@ -322,13 +331,18 @@ absl::Status Launch::FinishPrepare() {
   }
   helper_pidfd_.reset();
   helper_pid_ = -1;
-  const Shared& shared = *mapping_->stage.shared;
+  const sys::UniqueFd slots = std::move(slots_);
+  Stage& stage = mapping_->stage;
+  const Shared& shared = *stage.shared;
   if (shared.failed_op >= 0) return FailAt(static_cast<uint32_t>(shared.failed_op), shared.error);
   if (shared.parent_done < mapping_->header().parent_count) {
     // It was killed: the operation it was in is the one that hung.
     return FailAt(static_cast<uint32_t>(shared.current_op), ETIMEDOUT);
   }
-  return absl::OkStatus();
+  int error = shared.error;
+  if (error == 0) error = -ReceiveSlots(slots.get(), stage.fds, mapping_->header().slot_count);
+  if (error == 0) return absl::OkStatus();
+  return FailAt(mapping_->header().parent_count - 1, error);
 }
 
 absl::Status Launch::Clone() {

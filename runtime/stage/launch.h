@@ -79,7 +79,7 @@ struct LaunchState {
 //        -> kCreated -> Start -> kRunning
 //
 // None of the calls blocks for longer than some system calls on davit's own files. Paths of users
-// (bind sources), which may hang, are opened by a helper process that shares the descriptor table;
+// (bind sources), which may hang, are opened by a helper process, which hands them over at its end;
 // the creator waits for it by pidfd, with its own deadline.
 //
 // Every call that fails leaves the object in a state in which only Undo and destruction are useful.
@@ -162,6 +162,7 @@ class Launch {
   std::unique_ptr<Carried> carried_;
   pid_t helper_pid_ = -1;
   sys::UniqueFd helper_pidfd_;
+  sys::UniqueFd slots_;  // what the helper sends
   pid_t pid_ = -1;
   sys::UniqueFd pidfd_;
   sys::UniqueFd report_;

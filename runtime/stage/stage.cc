@@ -155,6 +155,21 @@ int StepAside(int fd) {
   return static_cast<int>(raw::Call(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 3));
 }
 
+bool CloseUnnamed(const Stage& stage) {
+  const uint32_t count = stage.view.header().slot_count;
+  for (int next = 3;;) {
+    int kept = stage.report >= next ? stage.report : -1;
+    for (uint32_t i = 0; i < count; ++i) {
+      const int fd = stage.fds[i];
+      if (fd >= next && (kept < 0 || fd < kept)) kept = fd;
+    }
+    const unsigned last = kept < 0 ? ~0u : static_cast<unsigned>(kept) - 1;
+    if (kept != next && raw::CloseRange(static_cast<unsigned>(next), last, 0) < 0) return false;
+    if (kept < 0) return true;
+    next = kept + 1;
+  }
+}
+
 const Row* FindParentRow(Code code) { return Find(kParentRows, code); }
 const Row* FindChildRow(Code code) { return Find(kChildRows, code); }
 
@@ -173,7 +188,7 @@ void RunChild(Stage& stage) {
   prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   ResetSignals();
   umask(0);
-  if (!VacateStdio(stage)) raw::Exit(128);
+  if (!VacateStdio(stage) || !CloseUnnamed(stage)) raw::Exit(128);
   const std::span<const Op> ops = stage.view.child_ops();
   const uint32_t first = stage.view.header().parent_count;
   for (uint32_t i = 0; i < ops.size(); ++i) {

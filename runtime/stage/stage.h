@@ -81,6 +81,18 @@ inline constexpr char kTellConsole = 'T';  // with a descriptor
 inline constexpr char kTellRootfs = 'R';   // with a descriptor
 int Tell(int socket, char what, int fd);
 
+// Closes every descriptor above 2 that is neither in a slot nor the report's. What a process has
+// inherited beyond that is its creator's alone: it must be gone before the process joins a
+// container, where it can be looked at, or hangs, and keeps what others want to let go.
+bool CloseUnnamed(const Stage& stage);
+
+// Hands descriptors with their slots from one process to another, over such a pair. Of `fds` (one
+// for each slot) those that differ from `known` are sent. 0, or -errno.
+int SendSlots(int socket, const int32_t* fds, const int32_t* known, uint32_t count);
+// Puts what was sent into `fds`, close-on-exec; what is there already stays as it is. Does not
+// wait.
+int ReceiveSlots(int socket, int32_t* fds, uint32_t count);
+
 // `fd`, or a duplicate of it above 2.
 int StepAside(int fd);
 

@@ -1,12 +1,15 @@
 #include "sandbox/supervisor/cgroup_watch.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <map>
+#include <set>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -14,6 +17,7 @@
 #include "absl/strings/str_split.h"
 #include "runtime/sys/errno.h"
 #include "runtime/sys/file.h"
+#include "runtime/sys/spawn.h"
 
 namespace davit::sandbox {
 namespace {
@@ -37,22 +41,48 @@ uint64_t Field(absl::string_view text, absl::string_view key) {
   return 0;
 }
 
-// One by one, for hierarchies without cgroup.kill: repeated, since a fork may outrun the list.
-absl::Status KillMembers(int directory) {
-  for (int attempt = 0; attempt < 100; ++attempt) {
-    auto members = sys::ReadFileAt(directory, "cgroup.procs", 16 * 1024 * 1024);
-    if (!members.ok()) {
-      // A group that is gone has no members.
-      return absl::IsNotFound(members.status()) ? absl::OkStatus() : members.status();
-    }
-    bool alive = false;
-    for (absl::string_view line : absl::StrSplit(*members, '\n', absl::SkipEmpty())) {
-      int32_t pid;
-      if (absl::SimpleAtoi(line, &pid) && pid > 0 && kill(pid, SIGKILL) == 0) alive = true;
-    }
-    if (!alive) return absl::OkStatus();
+bool HasEnded(int pidfd) {
+  pollfd end{pidfd, POLLIN, 0};
+  return poll(&end, 1, 0) == 1;
+}
+
+// The process ids in a group; none of a group that is gone.
+absl::StatusOr<std::set<pid_t>> Members(int directory) {
+  auto text = sys::ReadFileAt(directory, "cgroup.procs", 16 * 1024 * 1024);
+  std::set<pid_t> members;
+  if (absl::IsNotFound(text.status())) return members;
+  if (!text.ok()) return text.status();
+  for (absl::string_view line : absl::StrSplit(*text, '\n', absl::SkipEmpty())) {
+    int32_t pid;
+    if (absl::SimpleAtoi(line, &pid) && pid > 0) members.insert(pid);
   }
-  return absl::OkStatus();  // what is left is dying
+  return members;
+}
+
+// One by one, for hierarchies without cgroup.kill: repeated, since a fork may outrun the list. A
+// number may pass to a stranger at any time, so it is held by a pidfd before the group is asked
+// again whether it is a member.
+absl::Status KillMembers(int directory) {
+  DAVIT_ASSIGN_OR_RETURN(std::set<pid_t> listed, Members(directory));
+  for (int attempt = 0; attempt < 100 && !listed.empty(); ++attempt) {
+    std::map<pid_t, sys::UniqueFd> held;
+    for (const pid_t pid : listed) {
+      auto pidfd = sys::PidfdOpen(pid);
+      if (pidfd.ok()) held[pid] = *std::move(pidfd);
+      if (!absl::IsResourceExhausted(pidfd.status())) continue;
+      if (held.empty()) return pidfd.status();
+      break;  // the others next time
+    }
+    DAVIT_ASSIGN_OR_RETURN(listed, Members(directory));
+    bool alive = false;
+    for (const auto& [pid, pidfd] : held) {
+      if (!listed.contains(pid)) continue;
+      alive = alive || !HasEnded(pidfd.get());
+      sys::KillPidfd(pidfd.get(), SIGKILL).IgnoreError();
+    }
+    if (!alive) return absl::OkStatus();  // what is left is dying
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace

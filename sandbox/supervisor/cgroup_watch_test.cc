@@ -120,6 +120,31 @@ TEST(CgroupWatchTest, WithoutCgroupKillMembersAreKilledOneByOne) {
   EXPECT_FALSE(group.HasMembers());
 }
 
+TEST(CgroupWatchTest, ManyMembersAreKilledOneByOneWithTheZombiesAmongThem) {
+  if (!IsV1()) GTEST_SKIP() << "no v1 hierarchies on this kernel";
+  TestGroup group("/sys/fs/cgroup/pids");
+  auto loop = *EventLoop::Create();
+  CgroupWatch watch(loop.get());
+  watch.Open({group.path()});
+  std::vector<pid_t> pids;
+  for (int i = 0; i < 20; ++i) {
+    pids.push_back(group.Fork([i] {
+      if (i % 2 == 0) _exit(0);
+      pause();
+    }));
+  }
+  while (!group.HasMembers()) usleep(1000);
+  // Those that are still on their way into the group are caught by a later call.
+  for (const pid_t pid : pids) {
+    int status;
+    while (waitpid(pid, &status, WNOHANG) == 0) {
+      ASSERT_TRUE(watch.KillAll().ok());
+      usleep(1000);
+    }
+  }
+  EXPECT_FALSE(group.HasMembers());
+}
+
 TEST(CgroupWatchTest, NoCgroupsAreNoError) {
   auto loop = *EventLoop::Create();
   CgroupWatch watch(loop.get());

@@ -94,6 +94,13 @@ void ChildReaper::LeftIsReaped(pid_t pid) {
   ReapOrphans();
 }
 
+std::optional<int> ChildReaper::ReapLeft(pid_t pid) {
+  siginfo_t info;
+  if (!Wait(P_PID, static_cast<id_t>(pid), WNOHANG, &info)) return std::nullopt;
+  LeftIsReaped(pid);
+  return WaitStatus(info);
+}
+
 void ChildReaper::OnExit(pid_t pid) {
   auto it = children_.find(pid);
   if (it == children_.end()) return;

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 
 #include "absl/status/statusor.h"
@@ -34,6 +35,8 @@ class ChildReaper {
   // Leaves a child to somebody else, who will reap it himself.
   void Leave(pid_t pid) { left_.insert(pid); }
   void LeftIsReaped(pid_t pid);
+  // Reaps a child that was left to the caller, if it has ended: its wait status, and it is no more.
+  std::optional<int> ReapLeft(pid_t pid);
 
  private:
   struct Child {

@@ -1,10 +1,12 @@
 #include "sandbox/supervisor/session.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -22,6 +24,8 @@ namespace {
 
 // Far below what a packet holds, and more than a sentence with two paths needs.
 constexpr size_t kMaxMessage = 16 * 1024;
+// How often an end is looked for that nothing tells of.
+constexpr absl::Duration kLookAgain = absl::Milliseconds(20);
 constexpr absl::Duration kFirstUndoDelay = absl::Milliseconds(1);
 constexpr absl::Duration kLongestUndoDelay = absl::Milliseconds(50);
 
@@ -46,6 +50,7 @@ void FillError(const Session::Failed& failed, supervisor::v1::Error* error) {
 Session::~Session() {
   if (timer_ != 0) loop_->Cancel(timer_);
   if (undo_timer_ != 0) loop_->Cancel(undo_timer_);
+  if (look_timer_ != 0) loop_->Cancel(look_timer_);
   StopReport();
   if (helper_fd_ >= 0) loop_->Unwatch(helper_fd_);
   if (helper_ != 0) reaper_->LeftIsReaped(helper_);
@@ -76,7 +81,25 @@ absl::Status Session::BeginOrError(const runtime::stage::ExternalFds& external) 
   helper_fd_ = launch_->helper_pidfd();
   helper_ = PidOfPidfd(helper_fd_);
   reaper_->Leave(helper_);
-  return loop_->Watch(helper_fd_, EPOLLIN, [this](uint32_t) { OnHelper(); });
+  const absl::Status watched = loop_->Watch(helper_fd_, EPOLLIN, [this](uint32_t) { OnHelper(); });
+  if (!watched.ok()) LookForEnd();
+  return watched;
+}
+
+// The event loop takes no more descriptors: what was started is killed, and its end seen by
+// looking.
+void Session::LookForEnd() {
+  look_timer_ = loop_->After(kLookAgain, [this] {
+    look_timer_ = 0;
+    if (helper_fd_ >= 0) {
+      pollfd end{helper_fd_, POLLIN, 0};
+      if (poll(&end, 1, 0) == 1) return OnHelper();
+      return LookForEnd();
+    }
+    const std::optional<int> status = reaper_->ReapLeft(pid_);
+    if (!status.has_value()) return LookForEnd();
+    OnReaped(*status);
+  });
 }
 
 void Session::OnHelper() {
@@ -103,8 +126,13 @@ absl::Status Session::CloneAndWatch() {
   pid_ = launch_->pid();
   pidfd_ = launch_->TakePidfd();
   phase_ = Phase::kCloned;
-  DAVIT_RETURN_IF_ERROR(
-      reaper_->Await(pid_, pidfd_.get(), [this](int wait_status) { OnReaped(wait_status); }));
+  const absl::Status awaited =
+      reaper_->Await(pid_, pidfd_.get(), [this](int wait_status) { OnReaped(wait_status); });
+  if (!awaited.ok()) {
+    reaper_->Leave(pid_);
+    LookForEnd();
+    return awaited;
+  }
   report_fd_ = launch_->report_fd();
   // One shot: Read closes the descriptor with its last message, and epoll would go on reporting it
   // if another process, not exec'ed yet, still has a copy.

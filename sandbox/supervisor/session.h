@@ -77,6 +77,7 @@ class Session {
 
   absl::Status BeginOrError(const runtime::stage::ExternalFds& external);
   void OnHelper();
+  void LookForEnd();
   absl::Status CloneAndWatch();
   void OnReport();
   void OnTimeout();
@@ -106,6 +107,7 @@ class Session {
   absl::Duration timeout_;
   EventLoop::TimerId timer_ = 0;
   EventLoop::TimerId undo_timer_ = 0;
+  EventLoop::TimerId look_timer_ = 0;
   absl::Time undo_deadline_;
   absl::Duration undo_delay_;
   std::function<void(absl::Status)> undo_done_;
