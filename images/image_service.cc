@@ -22,7 +22,14 @@ class Service : public ImageService {
           std::map<std::string, RegistryOptions> registries)
       : helper_(std::move(helper)),
         store_(std::move(store)),
+        faults_(options.pull.faults),
         puller_(store_.get(), std::move(options), std::move(registries)) {}
+
+  using RemoveOperation = sys::Operation<Service, const std::string&>;
+  static const RemoveOperation& RemoveSteps() {
+    static const RemoveOperation steps("remove image", {{"remove its rows", &Service::RemoveRows}});
+    return steps;
+  }
 
   std::unique_ptr<PullTicket> Pull(PullRequest request, PullCallback callback) override {
     return puller_.Pull(std::move(request), std::move(callback));
@@ -31,7 +38,11 @@ class Service : public ImageService {
     return store_->Find(reference);
   }
   std::vector<std::shared_ptr<const Image>> List() const override { return store_->List(); }
-  absl::Status Remove(absl::string_view reference) override { return store_->Remove(reference); }
+  absl::Status Remove(absl::string_view reference) override {
+    const std::string text(reference);
+    return sys::Annotate(RemoveSteps().Run(this, faults_, text),
+                         absl::StrCat("remove image ", reference));
+  }
   absl::StatusOr<std::unique_ptr<LayerPin>> PinLayers(absl::string_view image_id) override {
     return store_->PinLayers(image_id);
   }
@@ -46,12 +57,22 @@ class Service : public ImageService {
   }
 
  private:
+  // Its layers and blobs go in the background, and at the latest after the next start.
+  absl::Status RemoveRows(const std::string& reference) { return store_->Remove(reference); }
+
   const sys::UniqueFd helper_;
   const std::unique_ptr<ImageStore> store_;
+  sys::Faults* const faults_;
   Puller puller_;  // last: its threads use the others
 };
 
 }  // namespace
+
+std::vector<sys::OperationSteps> ImageService::Steps() {
+  std::vector<sys::OperationSteps> steps = {Puller::Steps(), Service::RemoveSteps().Names()};
+  for (sys::OperationSteps& more : PullJob::Steps()) steps.push_back(std::move(more));
+  return steps;
+}
 
 absl::StatusOr<std::unique_ptr<ImageService>> ImageService::Open(ImageServiceOptions options) {
   // A copy that nothing can change, whatever happens to the file.
@@ -64,6 +85,7 @@ absl::StatusOr<std::unique_ptr<ImageService>> ImageService::Open(ImageServiceOpt
   puller.http.proxy = ProxySettings::FromEnvironment();
   puller.http.stall_timeout = options.stall_timeout;
   puller.pull.max_parallel_layers = options.max_parallel_layers;
+  puller.pull.faults = options.faults;
   puller.pull.layer.unpacker = &unpack::StartUnpackProcess;
   puller.pull.layer.helper_fd = helper.get();
   puller.pull.layer.stall_timeout = options.stall_timeout;

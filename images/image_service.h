@@ -14,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "images/image.h"
+#include "runtime/sys/steps.h"
 
 namespace davit::images {
 
@@ -49,6 +50,7 @@ struct ImageServiceOptions {
   int max_parallel_layers = 3;
   bool keep_layer_blobs = false;
   absl::Duration stall_timeout = absl::Seconds(60);  // no byte and no unpacked entry for so long
+  sys::Faults* faults = nullptr;  // for tests: what steps have to suffer; borrowed
 };
 
 struct FsUsage {
@@ -89,6 +91,9 @@ class ImageService {
   // Opens the store, deletes whatever a killed daemon left half done, and starts the worker
   // threads.
   static absl::StatusOr<std::unique_ptr<ImageService>> Open(ImageServiceOptions options);
+
+  // The steps of every operation by their names, for fault injection.
+  static std::vector<sys::OperationSteps> Steps();
 
   // Pulls and calls back from a thread of the service's own, exactly once, with the image id.
   // Every call makes its own authorised manifest request with its own credentials.

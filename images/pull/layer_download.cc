@@ -154,7 +154,7 @@ absl::StatusOr<std::unique_ptr<UnpackedLayer>> DownloadLayer(
     }
     // A mirror lied and has been disabled.
     if (absl::IsAborted(unpacked.status()) && round < kMaxRounds) continue;
-    return sys::Annotate(unpacked.status(), absl::StrCat("layer ", layer.digest.ToString()));
+    return unpacked.status();
   }
 }
 

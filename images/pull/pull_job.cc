@@ -115,16 +115,58 @@ PullJob::~PullJob() {
   store_->WakeJanitor();
 }
 
+const PullJob::PullOperation& PullJob::ImageSteps() {
+  static const PullOperation steps(
+      "pull image",
+      {{"fetch its config", &PullJob::FetchConfig, sys::StepKind::kRequest},
+       {"plan its layers", &PullJob::PlanLayers},
+       {"check the disk's space", &PullJob::CheckSpace},
+       {"make its layers", &PullJob::MakeLayers, sys::StepKind::kRequest},
+       {"keep its layers' blobs", &PullJob::KeepMissingBlobs, sys::StepKind::kRequest},
+       {"keep its documents", &PullJob::HoldDocuments},
+       {"complete its record", &PullJob::CompleteRecord},
+       {"sync the store", &PullJob::SyncStore},
+       {"commit its record", &PullJob::Commit}});
+  return steps;
+}
+
+const PullJob::PullOperation& PullJob::ArtifactSteps() {
+  static const PullOperation steps(
+      "pull artifact", {{"describe it", &PullJob::DescribeArtifact},
+                        {"check the disk's space", &PullJob::CheckArtifactSpace},
+                        {"fetch its parts", &PullJob::FetchParts, sys::StepKind::kRequest},
+                        {"keep its documents", &PullJob::HoldDocuments},
+                        {"complete its record", &PullJob::CompleteRecord},
+                        {"sync the store", &PullJob::SyncStore},
+                        {"commit its record", &PullJob::Commit}});
+  return steps;
+}
+
+const PullJob::LayerOperation& PullJob::UnpackLayerSteps() {
+  static const LayerOperation steps(
+      "unpack layer", {{"download and unpack it", &PullJob::UnpackLayer, sys::StepKind::kRequest},
+                       {"summarise it", &PullJob::SummariseLayer}});
+  return steps;
+}
+
+const PullJob::LayerOperation& PullJob::PublishLayerSteps() {
+  static const LayerOperation steps("publish layer",
+                                    {{"fix it up", &PullJob::FixLayerUp, sys::StepKind::kRequest},
+                                     {"move it into the store", &PullJob::MoveLayer}});
+  return steps;
+}
+
+std::vector<sys::OperationSteps> PullJob::Steps() {
+  return {ImageSteps().Names(), ArtifactSteps().Names(), UnpackLayerSteps().Names(),
+          PublishLayerSteps().Names()};
+}
+
 absl::StatusOr<std::string> PullJob::Run(const std::vector<std::string>& names) {
   BeNice();
-  if (!resolved_.manifest.IsImage()) return RunArtifact(names);
-  DAVIT_RETURN_IF_ERROR(FetchConfig());
-  PlanLayers();
-  DAVIT_RETURN_IF_ERROR(CheckSpace());
-  DAVIT_RETURN_IF_ERROR(MakeLayers());
-  if (options_.layer.keep_blob) DAVIT_RETURN_IF_ERROR(KeepMissingBlobs());
-  DAVIT_RETURN_IF_ERROR(HoldDocuments());
-  return Commit(names);
+  names_ = names;
+  const PullOperation& steps = resolved_.manifest.IsImage() ? ImageSteps() : ArtifactSteps();
+  DAVIT_RETURN_IF_ERROR(steps.Run(this, options_.faults));
+  return record_.id;
 }
 
 absl::Status PullJob::FetchConfig() {
@@ -168,7 +210,7 @@ absl::Status PullJob::CheckConfig(const ParsedConfig& config) const {
   return absl::OkStatus();
 }
 
-void PullJob::PlanLayers() {
+absl::Status PullJob::PlanLayers() {
   for (size_t i = 0; i < layers_.size(); ++i) {
     Layer& layer = *layers_[i];
     layer.record = store_->layers().Acquire(layer.diff_id.ToString(), layer.chain_id);
@@ -184,9 +226,10 @@ void PullJob::PlanLayers() {
     layer.record = store_->layers().Acquire(layer.diff_id.ToString(), layer.chain_id);
     if (layer.record.has_value()) layer.lead.reset();
   }
+  return absl::OkStatus();
 }
 
-absl::Status PullJob::CheckSpace() const {
+absl::Status PullJob::CheckSpace() {
   std::vector<Descriptor> missing;
   for (const auto& layer : layers_) {
     if (layer->lead != nullptr) missing.push_back(layer->descriptor);
@@ -238,35 +281,51 @@ absl::Status PullJob::MakeLayer(size_t index) {
 
 absl::Status PullJob::DownloadHere(size_t index) {
   if (cancel_.cancelled()) return absl::CancelledError("the pull was cancelled");
+  return sys::Annotate(UnpackLayerSteps().Run(this, options_.faults, index),
+                       absl::StrCat("layer ", layers_[index]->descriptor.digest.ToString()));
+}
+
+absl::Status PullJob::UnpackLayer(size_t index) {
   Layer& layer = *layers_[index];
   DAVIT_ASSIGN_OR_RETURN(
       layer.unpacked, DownloadLayer(store_, client_, layer.descriptor, layer.diff_id, layer.lowest,
                                     options_.layer, cancel_));
-  if (layer.unpacked->result.fix_ups.empty()) {
-    DAVIT_ASSIGN_OR_RETURN(layer.summary, SummariseTree(layer.unpacked->dir()));
-  }
+  return absl::OkStatus();
+}
+
+absl::Status PullJob::SummariseLayer(size_t index) {
+  Layer& layer = *layers_[index];
+  if (!layer.unpacked->result.fix_ups.empty()) return absl::OkStatus();  // it will change
+  DAVIT_ASSIGN_OR_RETURN(layer.summary, SummariseTree(layer.unpacked->dir()));
   return absl::OkStatus();
 }
 
 absl::Status PullJob::PublishLayer(size_t index) {
+  return sys::Annotate(PublishLayerSteps().Run(this, options_.faults, index),
+                       absl::StrCat("layer ", layers_[index]->descriptor.digest.ToString()));
+}
+
+absl::Status PullJob::FixLayerUp(size_t index) {
   Layer& layer = *layers_[index];
   const unpack::UnpackResult& result = layer.unpacked->result;
-  if (!result.fix_ups.empty()) {
-    std::vector<sys::UniqueFd> fds;
-    std::vector<int> lowers;
-    size_t lowest = index;  // what an opaque root hides is not there to take from
-    while (lowest > 0 && !(lowest < index && layers_[lowest]->record->opaque_root)) --lowest;
-    for (size_t i = lowest; i < index; ++i) {
-      DAVIT_ASSIGN_OR_RETURN(sys::UniqueFd fd, store_->layers().OpenLayer(layers_[i]->record->id));
-      lowers.push_back(fd.get());
-      fds.push_back(std::move(fd));
-    }
-    const absl::Status status = ApplyFixUps(layer.unpacked->dir(), lowers, result.fix_ups);
-    if (!status.ok()) {
-      return sys::Annotate(status, absl::StrCat("layer ", layer.descriptor.digest.ToString()));
-    }
-    DAVIT_ASSIGN_OR_RETURN(layer.summary, SummariseTree(layer.unpacked->dir()));
+  if (result.fix_ups.empty()) return absl::OkStatus();
+  std::vector<sys::UniqueFd> fds;
+  std::vector<int> lowers;
+  size_t lowest = index;  // what an opaque root hides is not there to take from
+  while (lowest > 0 && !(lowest < index && layers_[lowest]->record->opaque_root)) --lowest;
+  for (size_t i = lowest; i < index; ++i) {
+    DAVIT_ASSIGN_OR_RETURN(sys::UniqueFd fd, store_->layers().OpenLayer(layers_[i]->record->id));
+    lowers.push_back(fd.get());
+    fds.push_back(std::move(fd));
   }
+  DAVIT_RETURN_IF_ERROR(ApplyFixUps(layer.unpacked->dir(), lowers, result.fix_ups));
+  DAVIT_ASSIGN_OR_RETURN(layer.summary, SummariseTree(layer.unpacked->dir()));
+  return absl::OkStatus();
+}
+
+absl::Status PullJob::MoveLayer(size_t index) {
+  Layer& layer = *layers_[index];
+  const unpack::UnpackResult& result = layer.unpacked->result;
   LayerRecord record;
   record.id = layer.unpacked->id();
   // Whatever took something from below, or left something out because nothing is below, fits this
@@ -291,6 +350,7 @@ absl::Status PullJob::PublishLayer(size_t index) {
 }
 
 absl::Status PullJob::KeepMissingBlobs() {
+  if (!options_.layer.keep_blob) return absl::OkStatus();
   for (const auto& layer : layers_) {
     const Descriptor& descriptor = layer->descriptor;
     if (!store_->blobs().Has(descriptor.digest)) {
@@ -303,22 +363,28 @@ absl::Status PullJob::KeepMissingBlobs() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> PullJob::RunArtifact(const std::vector<std::string>& names) {
+absl::Status PullJob::DescribeArtifact() {
   // All artifacts with an empty config would have one id otherwise.
   record_.id = resolved_.manifest_digest.ToString();
   record_.manifest_digest = record_.id;
   record_.artifact = true;
   record_.blobs = resolved_.Blobs();
+  return absl::OkStatus();
+}
+
+absl::Status PullJob::CheckArtifactSpace() {
+  return CheckDiskSpace(store_->layers().root_fd(), resolved_.manifest.layers);
+}
+
+absl::Status PullJob::FetchParts() {
   std::vector<Descriptor> parts = resolved_.manifest.layers;
-  DAVIT_RETURN_IF_ERROR(CheckDiskSpace(store_->layers().root_fd(), parts));
   parts.push_back(resolved_.manifest.config);
   for (const Descriptor& part : parts) {
     DAVIT_ASSIGN_OR_RETURN(auto hold, DownloadBlob(store_, client_, part, cancel_));
     holds_.push_back(std::move(hold));
     record_.blobs.push_back({part.digest.ToString(), part.media_type, part.size, BlobKind::kLayer});
   }
-  DAVIT_RETURN_IF_ERROR(HoldDocuments());
-  return Commit(names);
+  return absl::OkStatus();
 }
 
 absl::Status PullJob::HoldDocuments() {
@@ -329,7 +395,7 @@ absl::Status PullJob::HoldDocuments() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> PullJob::Commit(const std::vector<std::string>& names) {
+absl::Status PullJob::CompleteRecord() {
   if (cancel_.cancelled()) return absl::CancelledError("the pull was cancelled");
   // A layer may occur twice; the file does not.
   std::sort(record_.blobs.begin(), record_.blobs.end(),
@@ -343,10 +409,12 @@ absl::StatusOr<std::string> PullJob::Commit(const std::vector<std::string>& name
     record_.layers.push_back(layer->record->id);
     record_.size += layer->record->bytes;
   }
-  record_.names = names;
-  DAVIT_RETURN_IF_ERROR(store_->Sync());
-  DAVIT_RETURN_IF_ERROR(store_->Commit(record_));
-  return record_.id;
+  record_.names = names_;
+  return absl::OkStatus();
 }
+
+absl::Status PullJob::SyncStore() { return store_->Sync(); }
+
+absl::Status PullJob::Commit() { return store_->Commit(record_); }
 
 }  // namespace davit::images

@@ -15,6 +15,7 @@
 #include "images/pull/resolve.h"
 #include "images/registry/repository_client.h"
 #include "images/store/image_store.h"
+#include "runtime/sys/steps.h"
 
 namespace davit::images {
 
@@ -22,6 +23,7 @@ struct PullOptions {
   LayerDownloadOptions layer;
   int max_parallel_layers = 3;
   Platform host = HostPlatform();
+  sys::Faults* faults = nullptr;  // for tests: what steps have to suffer; borrowed
 };
 
 // Fetches one resolved image into the store: config, layers in parallel, then one sync and one
@@ -35,23 +37,42 @@ class PullJob {
   // The image id. `names` are what the image is then known by.
   absl::StatusOr<std::string> Run(const std::vector<std::string>& names);
 
+  // The steps of every operation.
+  static std::vector<sys::OperationSteps> Steps();
+
  private:
   struct Layer;
   class Workers;
+  using PullOperation = sys::Operation<PullJob>;
+  using LayerOperation = sys::Operation<PullJob, size_t>;
 
+  static const PullOperation& ImageSteps();
   absl::Status FetchConfig();
   absl::Status CheckConfig(const ParsedConfig& config) const;
-  void PlanLayers();
-  absl::Status CheckSpace() const;
+  absl::Status PlanLayers();
+  absl::Status CheckSpace();
   absl::Status MakeLayers();
   absl::Status MakeLayer(size_t index);
+  // On a thread of its own, while layers below are still being published.
+  static const LayerOperation& UnpackLayerSteps();
   absl::Status DownloadHere(size_t index);
+  absl::Status UnpackLayer(size_t index);
+  absl::Status SummariseLayer(size_t index);
   absl::StatusOr<std::unique_ptr<UnpackedLayer>> Download(const Layer& layer) const;
+  // In order from the bottom up.
+  static const LayerOperation& PublishLayerSteps();
   absl::Status PublishLayer(size_t index);
+  absl::Status FixLayerUp(size_t index);
+  absl::Status MoveLayer(size_t index);
   absl::Status KeepMissingBlobs();
-  absl::StatusOr<std::string> RunArtifact(const std::vector<std::string>& names);
+  static const PullOperation& ArtifactSteps();
+  absl::Status DescribeArtifact();
+  absl::Status CheckArtifactSpace();
+  absl::Status FetchParts();
   absl::Status HoldDocuments();
-  absl::StatusOr<std::string> Commit(const std::vector<std::string>& names);
+  absl::Status CompleteRecord();
+  absl::Status SyncStore();
+  absl::Status Commit();
 
   ImageStore* const store_;
   LayerFlights* const flights_;
@@ -60,6 +81,7 @@ class PullJob {
   const ResolvedImage& resolved_;
   // Cancelled with the pull, or when one layer has failed and the others need not go on.
   CancelToken cancel_;
+  std::vector<std::string> names_;
   ImageRecord record_;
   std::vector<std::unique_ptr<Layer>> layers_;  // bottom first
   std::vector<std::unique_ptr<OciLayout::Hold>> holds_;

@@ -85,6 +85,7 @@ struct Puller::Waiter {
   Reference reference;
   std::shared_ptr<RepositoryClient> client;
   std::shared_ptr<const ResolvedImage> resolved;
+  bool finished = false;  // the image was there
 
   std::vector<std::string> Names() const { return resolved->NamesFor(reference); }
 };
@@ -201,20 +202,43 @@ void Puller::RunCall(const std::shared_ptr<Call>& call) {
   if (!status.ok()) call->Finish(ForCaller(status, call->request().reference));
 }
 
+const Puller::ResolveOperation& Puller::ResolveSteps() {
+  static const ResolveOperation steps(
+      "resolve image", {{"parse its reference", &Puller::ParseRequest, sys::StepKind::kRequest},
+                        {"ask its registry", &Puller::AskRegistry, sys::StepKind::kRequest},
+                        {"look into the store", &Puller::LookInStore}});
+  return steps;
+}
+
+sys::OperationSteps Puller::Steps() { return ResolveSteps().Names(); }
+
+absl::Status Puller::ParseRequest(Waiter* waiter) {
+  const PullRequest& request = waiter->call->request();
+  DAVIT_ASSIGN_OR_RETURN(waiter->reference, ParseReference(request.reference));
+  DAVIT_ASSIGN_OR_RETURN(
+      waiter->client, RepositoryClient::Create(&context_, settings(), waiter->reference,
+                                               SecretFor(request.credentials, waiter->reference)));
+  return absl::OkStatus();
+}
+
+absl::Status Puller::AskRegistry(Waiter* waiter) {
+  DAVIT_ASSIGN_OR_RETURN(ResolvedImage resolved,
+                         ResolveImage(*waiter->client, options_.pull.host, stopping_));
+  waiter->resolved = std::make_shared<const ResolvedImage>(std::move(resolved));
+  return absl::OkStatus();
+}
+
+absl::Status Puller::LookInStore(Waiter* waiter) {
+  DAVIT_ASSIGN_OR_RETURN(waiter->finished, FinishFromStore(*waiter));
+  return absl::OkStatus();
+}
+
 absl::Status Puller::Resolve(const std::shared_ptr<Call>& call) {
   ++call->rounds;
   Waiter waiter;
   waiter.call = call;
-  DAVIT_ASSIGN_OR_RETURN(waiter.reference, ParseReference(call->request().reference));
-  DAVIT_ASSIGN_OR_RETURN(
-      waiter.client,
-      RepositoryClient::Create(&context_, settings(), waiter.reference,
-                               SecretFor(call->request().credentials, waiter.reference)));
-  DAVIT_ASSIGN_OR_RETURN(ResolvedImage resolved,
-                         ResolveImage(*waiter.client, options_.pull.host, stopping_));
-  waiter.resolved = std::make_shared<const ResolvedImage>(std::move(resolved));
-  DAVIT_ASSIGN_OR_RETURN(const bool finished, FinishFromStore(waiter));
-  if (finished) return absl::OkStatus();
+  DAVIT_RETURN_IF_ERROR(ResolveSteps().Run(this, options_.pull.faults, &waiter));
+  if (waiter.finished) return absl::OkStatus();
 
   const std::string key = waiter.reference.WithDigest(waiter.resolved->manifest_digest);
   std::shared_ptr<Job> job;

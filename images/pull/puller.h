@@ -44,11 +44,20 @@ class Puller {
 
   void SetRegistries(std::map<std::string, RegistryOptions> registries);
 
+  // The steps of a call before it waits for a job.
+  static sys::OperationSteps Steps();
+
  private:
   class Call;
   class Ticket;
   struct Waiter;
   class Job;
+  using ResolveOperation = sys::Operation<Puller, Waiter*>;
+
+  static const ResolveOperation& ResolveSteps();
+  absl::Status ParseRequest(Waiter* waiter);
+  absl::Status AskRegistry(Waiter* waiter);
+  absl::Status LookInStore(Waiter* waiter);
 
   void StartThread(std::function<void()> body);
   void RunCall(const std::shared_ptr<Call>& call);

@@ -1,6 +1,9 @@
 #include "images/registry/http.h"
 
 #include <curl/curl.h>
+#include <sys/socket.h>
+
+#include <cerrno>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/ascii.h"
@@ -8,6 +11,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "runtime/sys/errno.h"
 #include "runtime/sys/mutex.h"
 
 namespace davit::images {
@@ -27,6 +31,7 @@ struct Transfer {
   bool enough = false;  // the error body has been read as far as it interests
   absl::Status failure;
   uint64_t received = 0;
+  int socket_error = 0;  // errno of a socket that could not be made
 
   bool Success() const { return response.status >= 200 && response.status < 300; }
 
@@ -90,6 +95,18 @@ size_t OnBody(char* data, size_t, size_t size, void* transfer) {
 
 size_t OnHeader(char* data, size_t, size_t size, void* transfer) {
   return static_cast<Transfer*>(transfer)->Header({data, size}) ? size : size + 1;
+}
+
+// As libcurl would, but with what the kernel says: to libcurl every failure is the server's.
+curl_socket_t OnOpenSocket(void* transfer, curlsocktype, curl_sockaddr* address) {
+  const int fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+  if (fd < 0) static_cast<Transfer*>(transfer)->socket_error = errno;
+  return fd < 0 ? CURL_SOCKET_BAD : fd;
+}
+
+// This node has no socket to spare: nothing that the registry could help.
+bool IsShortage(int error) {
+  return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS;
 }
 
 absl::Status TransportError(CURLcode code, const char* detail, const Url& url) {
@@ -259,6 +276,8 @@ void HttpClient::Connection::Prepare(const HttpRequest& request, const HttpClien
                      static_cast<curl_off_t>(request.form->size()));
     curl_easy_setopt(easy, CURLOPT_POSTFIELDS, request.form->data());
   }
+  curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, &OnOpenSocket);
+  curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, transfer);
   curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, &OnBody);
   curl_easy_setopt(easy, CURLOPT_WRITEDATA, transfer);
   curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, &OnHeader);
@@ -294,6 +313,10 @@ absl::Status HttpClient::Connection::Run(const HttpRequest& request,
   for (const CURLMsg* message; (message = curl_multi_info_read(multi, &left)) != nullptr;) {
     if (message->msg != CURLMSG_DONE || message->easy_handle != easy) continue;
     if (message->data.result == CURLE_OK || transfer.enough) return absl::OkStatus();
+    if (IsShortage(transfer.socket_error)) {
+      return sys::ErrnoStatus(transfer.socket_error,
+                              absl::StrCat(request.url.Origin(), ": make a socket"));
+    }
     return TransportError(message->data.result, error, request.url);
   }
   return absl::InternalError("libcurl lost a transfer");

@@ -1,5 +1,7 @@
 #include "images/store/catalog.h"
 
+#include <sys/stat.h>
+
 #include <map>
 #include <utility>
 
@@ -61,6 +63,14 @@ uint64_t Unsigned(int64_t value) { return static_cast<uint64_t>(value); }
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Catalog>> Catalog::Open(const std::string& path) {
+  // SQLite would wait for the writer of a FIFO, and says little of what else is no file.
+  for (const char* suffix : {"", "-wal", "-shm"}) {
+    const std::string file = path + suffix;
+    struct stat st;
+    if (lstat(file.c_str(), &st) == 0 && !S_ISREG(st.st_mode)) {
+      return absl::DataLossError(absl::StrCat(file, " is not a regular file"));
+    }
+  }
   DAVIT_ASSIGN_OR_RETURN(std::unique_ptr<Sqlite> db, Sqlite::Open(path));
   auto catalog = std::unique_ptr<Catalog>(new Catalog(std::move(db)));
   DAVIT_RETURN_IF_ERROR(catalog->Migrate(path));

@@ -13,12 +13,15 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "images/digest.h"
 #include "images/document/image_config.h"
 #include "images/document/manifest.h"
 #include "images/reference.h"
+#include "images/store/damaged_store.h"
 #include "images/store/layer_pins.h"
 #include "runtime/sys/errno.h"
+#include "runtime/sys/file.h"
 
 namespace davit::images {
 namespace {
@@ -31,11 +34,32 @@ void BeQuiet() {
   syscall(SYS_ioprio_set, kIoprioWhoProcess, 0, kIoprioIdle);
 }
 
+// Of removals that failed: the disk or this process was short of something.
+constexpr absl::Duration kFirstRetry = absl::Milliseconds(500);
+constexpr absl::Duration kLongestRetry = absl::Minutes(5);
+
 std::string ShownMessage(const absl::Status& status) { return std::string(status.message()); }
 
 bool SameRecord(const ImageRecord& record, const ImageRecord& known) {
   return std::includes(known.names.begin(), known.names.end(), record.names.begin(),
                        record.names.end());
+}
+
+struct Contents {
+  std::unique_ptr<Catalog> catalog;
+  Catalog::Content content;
+};
+
+absl::StatusOr<Contents> OpenContents(const std::string& root) {
+  Contents contents;
+  DAVIT_ASSIGN_OR_RETURN(contents.catalog, Catalog::Open(absl::StrCat(root, "/images.db")));
+  DAVIT_ASSIGN_OR_RETURN(contents.content, contents.catalog->Load());
+  return contents;
+}
+
+// Internal: what the schema has is not there, or not what it should be.
+bool IsDamage(const absl::Status& status) {
+  return absl::IsDataLoss(status) || absl::IsInternal(status);
 }
 
 }  // namespace
@@ -58,14 +82,29 @@ ImageStore::ImageStore(std::string root, std::unique_ptr<Catalog> catalog,
 
 absl::StatusOr<std::unique_ptr<ImageStore>> ImageStore::Open(
     const std::string& root, const std::vector<std::string>& pinned) {
+  DAVIT_RETURN_IF_ERROR(sys::MakeDirs(root, 0700));
+  auto contents = OpenContents(root);
+  if (IsDamage(contents.status())) {
+    DAVIT_ASSIGN_OR_RETURN(const DamagedStore aside, SetStoreAside(root));
+    spdlog::error(
+        "image store: {}; the store starts empty and images are pulled again. What was there is "
+        "now "
+        "{}: running containers use its layers, so remove it when they are gone",
+        ShownMessage(contents.status()), aside.path);
+    contents = OpenContents(root);
+    // Records of containers name layers by their numbers.
+    if (contents.ok()) {
+      contents->content.next_layer_id =
+          std::max(contents->content.next_layer_id, aside.highest_layer + 1);
+    }
+  }
+  if (!contents.ok()) return contents.status();
   DAVIT_ASSIGN_OR_RETURN(std::unique_ptr<LayerStore> layers, LayerStore::Open(root));
   DAVIT_ASSIGN_OR_RETURN(std::unique_ptr<OciLayout> blobs,
                          OciLayout::Open(absl::StrCat(root, "/oci")));
-  DAVIT_ASSIGN_OR_RETURN(std::unique_ptr<Catalog> catalog,
-                         Catalog::Open(absl::StrCat(root, "/images.db")));
-  auto store = std::unique_ptr<ImageStore>(
-      new ImageStore(root, std::move(catalog), std::move(layers), std::move(blobs), pinned));
-  DAVIT_RETURN_IF_ERROR(store->Recover());
+  auto store = std::unique_ptr<ImageStore>(new ImageStore(
+      root, std::move(contents->catalog), std::move(layers), std::move(blobs), pinned));
+  DAVIT_RETURN_IF_ERROR(store->Recover(contents->content));
   store->janitor_ = std::thread([raw = store.get()] { raw->Janitor(); });
   return store;
 }
@@ -79,9 +118,8 @@ ImageStore::~ImageStore() {
   if (janitor_.joinable()) janitor_.join();
 }
 
-absl::Status ImageStore::Recover() {
+absl::Status ImageStore::Recover(const Catalog::Content& content) {
   sys::MutexLock lock(&write_mutex_);
-  DAVIT_ASSIGN_OR_RETURN(const Catalog::Content content, catalog_->Load());
   layers_->SetNextId(content.next_layer_id);
   std::vector<int64_t> lost_layers;
   for (const LayerRecord& layer : content.layers) {
@@ -107,7 +145,7 @@ absl::Status ImageStore::Recover() {
   if (!lost_images.empty()) DAVIT_RETURN_IF_ERROR(catalog_->RemoveImages(lost_images));
   if (!lost_layers.empty()) DAVIT_RETURN_IF_ERROR(catalog_->DeleteLayers(lost_layers));
   blobs_->RemoveUnreferenced();
-  return layers_->RemoveUnknown();
+  return layers_->RemoveStaged();
 }
 
 absl::StatusOr<Image> ImageStore::BuildImage(const ImageRecord& record) const {
@@ -325,12 +363,17 @@ absl::StatusOr<std::unique_ptr<LayerPin>> ImageStore::RepinLayers(
     if (!id.has_value()) {
       return absl::NotFoundError(absl::StrCat(*it, " is no layer of this store"));
     }
-    if (*id != 0) ids.push_back(*id);
+    if (*id == 0) continue;
+    // Without a row, and in use all the same.
+    if (!layers_->Find(*id).has_value()) DAVIT_RETURN_IF_ERROR(layers_->AdoptOrphan(*id));
+    ids.push_back(*id);
   }
   return MakeLayerPin(this, ids);
 }
 
 void ImageStore::StartGarbageCollection() {
+  const absl::Status status = layers_->RemoveUnknown();
+  if (!status.ok()) spdlog::warn("image store: {}", ShownMessage(status));
   {
     sys::MutexLock lock(&janitor_mutex_);
     collect_ready_ = true;
@@ -360,13 +403,16 @@ void ImageStore::WaitForJanitor() {
 
 void ImageStore::Janitor() {
   BeQuiet();
-  for (;;) {
+  for (absl::Duration pause = kFirstRetry;;) {
     bool with_ready;
     {
       sys::MutexLock lock(&janitor_mutex_);
       janitor_busy_ = false;
       if (!janitor_due_) janitor_idle_.SignalAll();
-      while (!janitor_due_ && !stopping_) janitor_wake_.Wait(&janitor_mutex_);
+      const absl::Time again = trash_left_ ? absl::Now() + pause : absl::InfiniteFuture();
+      while (!janitor_due_ && !stopping_) {
+        if (janitor_wake_.WaitWithDeadline(&janitor_mutex_, again)) break;
+      }
       if (stopping_) return;
       janitor_due_ = false;
       janitor_busy_ = true;
@@ -375,7 +421,8 @@ void ImageStore::Janitor() {
     CollectGarbage(with_ready);
     const absl::Status status = blobs_->WriteIndex(LayoutEntries());
     if (!status.ok()) spdlog::warn("image store: {}", ShownMessage(status));
-    layers_->EmptyTrash();
+    trash_left_ = !layers_->EmptyTrash();
+    pause = trash_left_ ? std::min(2 * pause, kLongestRetry) : kFirstRetry;
   }
 }
 

@@ -29,7 +29,8 @@ namespace davit::images {
 // deleted at Open. Reads are served from memory and wait for nothing. Thread-safe.
 class ImageStore {
  public:
-  // `pinned`: references that garbage collection of the kubelet should keep.
+  // `pinned`: references that garbage collection of the kubelet should keep. A database that is
+  // damaged is set aside with all that it describes, and the store starts empty.
   static absl::StatusOr<std::unique_ptr<ImageStore>> Open(const std::string& root,
                                                           const std::vector<std::string>& pinned);
   ~ImageStore();
@@ -73,7 +74,7 @@ class ImageStore {
   ImageStore(std::string root, std::unique_ptr<Catalog> catalog, std::unique_ptr<LayerStore> layers,
              std::unique_ptr<OciLayout> blobs, const std::vector<std::string>& pinned);
 
-  absl::Status Recover();
+  absl::Status Recover(const Catalog::Content& content);
   absl::StatusOr<Image> BuildImage(const ImageRecord& record) const;
   absl::Status Put(const ImageRecord& record, const std::vector<LayerRecord>& new_layers)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
@@ -110,6 +111,7 @@ class ImageStore {
   bool janitor_busy_ ABSL_GUARDED_BY(janitor_mutex_) = false;
   bool collect_ready_ ABSL_GUARDED_BY(janitor_mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(janitor_mutex_) = false;
+  bool trash_left_ = false;  // the janitor's own
   std::thread janitor_;
 };
 

@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <stdlib.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -113,6 +115,7 @@ TEST_F(ImageStoreTest, WhatWasHalfDoneIsGoneAfterARestart) {
   EXPECT_TRUE(Exists(absl::StrCat(copy, "/layers/", published.id)));
 
   const auto reopened = *ImageStore::Open(copy, {});
+  reopened->StartGarbageCollection();
   reopened->WaitForJanitor();
   EXPECT_NE(reopened->Find("x.io/n:1"), nullptr);
   EXPECT_EQ(Names(copy + "/staging"), "");
@@ -205,14 +208,101 @@ TEST_F(ImageStoreTest, TheLayoutNamesEachImageForOtherTools) {
   EXPECT_EQ(ReadTestFile(root() + "/oci/oci-layout"), R"({"imageLayoutVersion":"1.0.0"})");
 }
 
-TEST_F(ImageStoreTest, ADamagedDatabaseIsReportedAndTheFilesAreLeftAlone) {
+// Damages the closed store's database in a way of its own.
+using Damage = void (*)(const std::string& database);
+
+TEST_F(ImageStoreTest, ADamagedDatabaseIsSetAsideWithTheLayersAndTheStoreStartsEmpty) {
+  const Damage damages[] = {
+      [](const std::string& path) { WriteTestFile(path, std::string(4096, 'x')); },
+      [](const std::string& path) {
+        std::string text = ReadTestFile(path);
+        WriteTestFile(path, text.substr(0, text.size() / 2));
+      },
+      [](const std::string& path) {
+        (void)unlink(path.c_str());
+        ASSERT_EQ(mkdir(path.c_str(), 0700), 0);
+      },
+      [](const std::string& path) {
+        (void)unlink(path.c_str());
+        ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+      },
+      [](const std::string& path) {
+        (void)unlink(path.c_str());
+        ASSERT_EQ(system(absl::StrCat("sqlite3 ", path,
+                                      " 'CREATE TABLE images(a); PRAGMA "
+                                      "user_version = 2'")
+                             .c_str()),
+                  0);
+      },
+  };
+  int n = 0;
+  for (const Damage damage : damages) {
+    PutImage("x.io/n:1", "content");
+    const std::string used = store_->PinLayers(store_->Find("x.io/n:1")->id).value()->root_dir();
+    const int64_t id = *store_->layers().IdOfPath(used);
+    store_.reset();
+    damage(root() + "/images.db");
+    (void)unlink((root() + "/images.db-wal").c_str());
+    Reopen();
+    EXPECT_TRUE(store_->List().empty()) << n;
+    store_->StartGarbageCollection();
+    store_->WaitForJanitor();
+    const std::string aside = absl::StrCat(root(), "/set-aside/", n);
+    EXPECT_EQ(Names(aside + "/layers"), absl::StrCat("0 ", id));
+    EXPECT_TRUE(Exists(aside + "/images.db"));
+    // A number that a container's record names is not given to another layer.
+    EXPECT_GT(store_->layers().Begin()->id, id);
+    ++n;
+  }
+}
+
+TEST_F(ImageStoreTest, ALayerThatAContainerUsesIsKeptWithoutItsRow) {
+  const ImageRecord record = PutImage("x.io/n:1", "content");
+  const std::vector<std::string> lower = store_->PinLayers(record.id).value()->lower_dirs();
+  store_.reset();
+  for (const char* suffix : {"", "-wal", "-shm"}) {
+    (void)unlink((root() + "/images.db" + suffix).c_str());
+  }
+  Reopen();
+  auto pin = store_->RepinLayers(lower);
+  ASSERT_TRUE(pin.ok()) << pin.status();
+  store_->StartGarbageCollection();
+  store_->WaitForJanitor();
+  EXPECT_TRUE(Exists(lower[0]));
+  pin->reset();
+  store_->WaitForJanitor();
+  EXPECT_FALSE(Exists(lower[0]));
+}
+
+TEST_F(ImageStoreTest, WhatIsNotOfTheStoresMakingIsLeftAlone) {
   PutImage("x.io/n:1", "content");
   store_.reset();
-  WriteTestFile(root() + "/images.db", std::string(4096, 'x'));
-  (void)unlink((root() + "/images.db-wal").c_str());
-  const auto store = ImageStore::Open(root(), {});
-  EXPECT_TRUE(absl::IsDataLoss(store.status())) << store.status();
-  EXPECT_EQ(Names(root() + "/layers"), "0 1");
+  const std::vector<std::string> foreign = {
+      root() + "/layers/lost+found",       root() + "/layers/7",
+      root() + "/staging/notes",           root() + "/layer-index/README",
+      root() + "/oci/blobs/sha256/README", root() + "/notes"};
+  for (const std::string& path : foreign) WriteTestFile(path, "somebody's");
+  Reopen();
+  store_->StartGarbageCollection();
+  store_->WaitForJanitor();
+  for (const std::string& path : foreign) EXPECT_EQ(ReadTestFile(path), "somebody's") << path;
+  EXPECT_NE(store_->Find("x.io/n:1"), nullptr);
+}
+
+TEST_F(ImageStoreTest, ATreeThatCannotBeRemovedIsTriedAgainUntilItCan) {
+  const auto staging = *store_->layers().Begin();
+  const std::string path = absl::StrCat(root(), "/staging/", staging.id);
+  ASSERT_EQ(mkdir((path + "/busy").c_str(), 0700), 0);
+  ASSERT_EQ(mount("davit-test", (path + "/busy").c_str(), "tmpfs", 0, "size=64k"), 0);
+  store_->layers().Abandon(staging.id);
+  EXPECT_FALSE(Exists(path));
+  store_->WakeJanitor();
+  store_->WaitForJanitor();
+  const std::string left = Names(root() + "/trash");
+  ASSERT_NE(left, "");
+  ASSERT_EQ(umount((root() + "/trash/" + left + "/busy").c_str()), 0);
+  for (int i = 0; i < 1000 && Names(root() + "/trash") != ""; ++i) usleep(10'000);
+  EXPECT_EQ(Names(root() + "/trash"), "");
 }
 
 TEST_F(ImageStoreTest, ABlobThatAnImageReliesOnIsReplacedOnlyIfItIsDamaged) {

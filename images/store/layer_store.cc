@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "runtime/sys/errno.h"
@@ -22,6 +23,12 @@ namespace {
 
 std::string LayerPath(int64_t id) { return absl::StrCat("layers/", id); }
 std::string StagingPath(int64_t id) { return absl::StrCat("staging/", id); }
+
+// What the store names by ids.
+bool IsNumber(const std::string& name) {
+  int64_t id = 0;
+  return absl::SimpleAtoi(name, &id) && absl::StrCat(id) == name;
+}
 
 absl::StatusOr<std::vector<std::string>> NamesIn(int dirfd, const std::string& path) {
   DAVIT_ASSIGN_OR_RETURN(sys::UniqueFd fd, sys::OpenAt(dirfd, path, O_RDONLY | O_DIRECTORY));
@@ -78,6 +85,10 @@ absl::Status LayerStore::Adopt(const LayerRecord& record) {
   if (fstatat(root_.get(), LayerPath(record.id).c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) {
     return sys::ErrnoStatus(errno, absl::StrCat("layer ", record.id, " (", record.diff_id, ")"));
   }
+  if (!S_ISDIR(st.st_mode)) {
+    return absl::DataLossError(absl::StrCat("layer ", record.id, " (", record.diff_id,
+                                            "): ", Path(record.id), " is not a directory"));
+  }
   sys::MutexLock lock(&mutex_);
   Layer& layer = layers_[record.id];
   layer.record = record;
@@ -85,6 +96,13 @@ absl::Status LayerStore::Adopt(const LayerRecord& record) {
   by_key_[record.key] = record.id;
   next_id_ = std::max(next_id_, record.id + 1);
   return absl::OkStatus();
+}
+
+absl::Status LayerStore::AdoptOrphan(int64_t id) {
+  LayerRecord record;
+  record.id = id;
+  record.key = absl::StrCat("orphan:", id);  // no image asks for it
+  return Adopt(record);
 }
 
 void LayerStore::SetNextId(int64_t next_id) {
@@ -106,17 +124,34 @@ absl::Status LayerStore::Discard(const std::string& path) {
   return absl::OkStatus();
 }
 
+absl::Status LayerStore::RemoveStaged() {
+  DAVIT_ASSIGN_OR_RETURN(const std::vector<std::string> names, NamesIn(root_.get(), "staging"));
+  for (const std::string& name : names) {
+    if (!IsNumber(name) && !absl::StartsWith(name, "blob-")) continue;
+    DAVIT_RETURN_IF_ERROR(Discard(absl::StrCat("staging/", name)));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status LayerStore::RemoveUnknown() {
   std::set<std::string> known = {"0"};
   {
     sys::MutexLock lock(&mutex_);
     for (const auto& [id, layer] : layers_) known.insert(absl::StrCat(id));
   }
-  for (const std::string directory : {"staging", "layers", "layer-index"}) {
+  for (const std::string directory : {"layers", "layer-index"}) {
     DAVIT_ASSIGN_OR_RETURN(const std::vector<std::string> names, NamesIn(root_.get(), directory));
     for (const std::string& name : names) {
-      if (directory != "staging" && known.contains(name)) continue;
-      DAVIT_RETURN_IF_ERROR(Discard(absl::StrCat(directory, "/", name)));
+      if (known.contains(name) || !IsNumber(name)) continue;
+      const std::string path = absl::StrCat(directory, "/", name);
+      // What is no directory where a layer would be one is not of our making.
+      struct stat st;
+      const bool layer = directory == "layers";
+      if (fstatat(root_.get(), path.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0 ||
+          (layer ? !S_ISDIR(st.st_mode) : !S_ISREG(st.st_mode))) {
+        continue;
+      }
+      DAVIT_RETURN_IF_ERROR(Discard(path));
     }
   }
   return absl::OkStatus();
@@ -185,8 +220,9 @@ void LayerStore::Abandon(int64_t id) {
     layers_.erase(it);
   }
   // At once and not through the trash: a full disk is why many a pull is abandoned. What cannot be
-  // removed goes at the next start.
-  (void)sys::RemoveTreeAt(root_.get(), StagingPath(id));
+  // removed now, for want of a descriptor say, is the janitor's.
+  const std::string path = StagingPath(id);
+  if (!sys::RemoveTreeAt(root_.get(), path).ok()) (void)Discard(path);
 }
 
 absl::StatusOr<LayerRecord> LayerStore::Publish(LayerRecord record, const std::string& index) {
@@ -279,12 +315,14 @@ void LayerStore::MoveToTrash(const std::vector<int64_t>& ids) {
   }
 }
 
-void LayerStore::EmptyTrash() {
+bool LayerStore::EmptyTrash() {
   const auto names = NamesIn(root_.get(), "trash");
-  if (!names.ok()) return;
+  if (!names.ok()) return false;
+  bool empty = true;
   for (const std::string& name : *names) {
-    (void)sys::RemoveTreeAt(root_.get(), absl::StrCat("trash/", name));
+    empty = sys::RemoveTreeAt(root_.get(), absl::StrCat("trash/", name)).ok() && empty;
   }
+  return empty;
 }
 
 std::string LayerStore::Path(int64_t id) const { return absl::StrCat(path_, "/", LayerPath(id)); }

@@ -38,14 +38,20 @@ bool MayMove(LayerState from, LayerState to);
 // Thread-safe. The lock is never held across work on a tree; only across a rename.
 class LayerStore {
  public:
-  // Makes the directories. Call Adopt for each layer of the database, then RemoveUnknown.
+  // Makes the directories. Call Adopt for each layer of the database, then
+  // RemoveStaged, and RemoveUnknown once every container has pinned what it uses.
   static absl::StatusOr<std::unique_ptr<LayerStore>> Open(const std::string& root);
 
   // A layer of the database. NotFound if its tree is missing: the caller drops it.
   absl::Status Adopt(const LayerRecord& record);
+  // The same for a layer that a container uses and that has no record. NotFound.
+  absl::Status AdoptOrphan(int64_t id);
   void SetNextId(int64_t next_id);
-  // Moves to the trash whatever the database does not know.
+  // Moves to the trash what the database does not know, of what this store names by numbers: the
+  // rest is somebody else's.
   absl::Status RemoveUnknown();
+  // The same for what was being unpacked or downloaded when the daemon before was killed.
+  absl::Status RemoveStaged();
 
   // Pins and returns the layer for `diff_id` in a chain that ends at `chain_id`, if there is one.
   std::optional<LayerRecord> Acquire(absl::string_view diff_id, absl::string_view chain_id);
@@ -80,8 +86,8 @@ class LayerStore {
   void MoveToTrash(const std::vector<int64_t>& ids);
   // Their rows could not be deleted: they are ready again.
   void PutBack(const std::vector<int64_t>& ids);
-  // Unlinks what is in the trash. Slow.
-  void EmptyTrash();
+  // Unlinks what is in the trash. Slow. False if something is still there.
+  bool EmptyTrash();
 
   std::string Path(int64_t id) const;
   // The id that `path` names, or nothing.

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "runtime/sys/errno.h"
 #include "runtime/sys/file.h"
@@ -68,7 +69,14 @@ absl::StatusOr<std::unique_ptr<OciLayout::Hold>> OciLayout::Adopt(const Digest& 
   const std::string path = BlobPath(digest);
   sys::MutexLock lock(&mutex_);
   // Always replaces: what was there may have been damaged, and a new pull is how it is repaired.
-  if (renameat(dirfd, name.c_str(), root_.get(), path.c_str()) != 0) {
+  int result = renameat(dirfd, name.c_str(), root_.get(), path.c_str());
+  if (result != 0 && errno == EISDIR) {
+    // Not of our making, so it is not ours to delete.
+    const std::string aside = absl::StrCat("set-aside-", digest.hex(), "-", ++temporary_);
+    result = renameat2(root_.get(), path.c_str(), root_.get(), aside.c_str(), RENAME_NOREPLACE);
+    if (result == 0) result = renameat(dirfd, name.c_str(), root_.get(), path.c_str());
+  }
+  if (result != 0) {
     return sys::ErrnoStatus(errno, absl::StrCat("store blob ", digest.ToString()));
   }
   if (references_[digest.ToString()]++ == 0) bytes_ += size;
@@ -115,7 +123,12 @@ void OciLayout::RemoveUnreferenced() {
     (void)fd->release();
     while (const dirent* entry = readdir(dir)) {
       if (entry->d_type != DT_REG) continue;
-      if (references_.contains(absl::StrCat(algorithm, ":", entry->d_name))) continue;
+      const std::string digest = absl::StrCat(algorithm, ":", entry->d_name);
+      if (references_.contains(digest)) continue;
+      // Only what a store writes.
+      const bool ours = algorithm[0] == '\0' ? absl::StartsWith(entry->d_name, ".new-")
+                                             : Digest::Parse(digest).ok();
+      if (!ours) continue;
       unlinkat(dirfd(dir), entry->d_name, 0);
     }
     closedir(dir);
