@@ -89,9 +89,11 @@ absl::StatusOr<std::string> CreateContainer(sandbox::Manager* manager, images::I
   inputs.find_target = [&](const std::string& target) {
     return FindTarget(*manager, pod->id, target);
   };
-  DAVIT_RETURN_IF_ERROR(LookIntoImage(images, config, &inputs));
-  DAVIT_ASSIGN_OR_RETURN(sandbox::ContainerSpec spec, TranslateContainer(config, inputs));
-  return manager->CreateContainer(std::move(spec));
+  const std::string what = absl::StrCat("create container \"", config.metadata().name(), "\"");
+  DAVIT_RETURN_IF_ERROR(sys::Annotate(LookIntoImage(images, config, &inputs), what));
+  auto spec = TranslateContainer(config, inputs);
+  if (!spec.ok()) return sys::Annotate(spec.status(), what);
+  return manager->CreateContainer(*std::move(spec));
 }
 
 }  // namespace davit::cri

@@ -52,7 +52,8 @@ LogLevel ToLevel(sandbox::Severity severity) {
   return LogLevel::kError;
 }
 
-images::ImageServiceOptions ImageOptions(const Config& config, const Helpers& helpers) {
+images::ImageServiceOptions ImageOptions(const Config& config, const Helpers& helpers,
+                                         sys::Faults* faults) {
   images::ImageServiceOptions options;
   options.root = absl::StrCat(config.root, "/images");
   options.unpack_helper = helpers.unpack;
@@ -61,11 +62,12 @@ images::ImageServiceOptions ImageOptions(const Config& config, const Helpers& he
   options.max_parallel_layers = config.max_parallel_layers;
   options.keep_layer_blobs = config.keep_layer_blobs;
   options.stall_timeout = config.stall_timeout;
+  options.faults = faults;
   return options;
 }
 
 sandbox::ManagerOptions ManagerOptions(const Config& config, const Helpers& helpers,
-                                       const sys::KernelFeatures& features) {
+                                       const sys::KernelFeatures& features, sys::Faults* faults) {
   sandbox::ManagerOptions options;
   options.root = config.root;
   options.state = config.state;
@@ -80,6 +82,7 @@ sandbox::ManagerOptions ManagerOptions(const Config& config, const Helpers& help
   options.log_buffer_size = config.log_buffer_size;
   options.log_drop_when_full = config.log_drop_when_full;
   options.features = features;
+  options.faults = faults;
   options.report = [](sandbox::Severity severity, const std::string& message) {
     Log(ToLevel(severity), message);
   };
@@ -97,10 +100,13 @@ class DaemonImpl final : public Daemon {
     DAVIT_ASSIGN_OR_RETURN(const Helpers helpers, FindHelpers(config.helper_dir));
     DAVIT_RETURN_IF_ERROR(LockRoot(config));
     DAVIT_RETURN_IF_ERROR(ProbeNode(config));
-    DAVIT_ASSIGN_OR_RETURN(images_, images::ImageService::Open(ImageOptions(config, helpers)));
+    if (!config.faults_path.empty()) faults_.emplace(sys::Faults::FromFile(config.faults_path));
+    sys::Faults* const faults = faults_.has_value() ? &*faults_ : nullptr;
+    DAVIT_ASSIGN_OR_RETURN(images_,
+                           images::ImageService::Open(ImageOptions(config, helpers, faults)));
     DAVIT_ASSIGN_OR_RETURN(
-        manager_, sandbox::Manager::Open(ManagerOptions(config, helpers, node_.features), Codec(),
-                                         images_.get()));
+        manager_, sandbox::Manager::Open(ManagerOptions(config, helpers, node_.features, faults),
+                                         Codec(), images_.get()));
     DAVIT_RETURN_IF_ERROR(Serve(config));
     Log(LogLevel::kInfo, "serving",
         {{"socket", config.socket_path()},
@@ -161,8 +167,8 @@ class DaemonImpl final : public Daemon {
     const auto add = [&](std::vector<Method> more) {
       for (Method& method : more) methods.push_back(std::move(method));
     };
-    add(PodMethods(manager_.get(), {config.unprivileged_ports, config.unprivileged_icmp,
-                                      node_.user_namespaces}));
+    add(PodMethods(manager_.get(),
+                   {config.unprivileged_ports, config.unprivileged_icmp, node_.user_namespaces}));
     add(ContainerMethods(manager_.get(), images_.get(), node_));
     add(ImageMethods(images_.get()));
     DAVIT_ASSIGN_OR_RETURN(runtime::cgroup::Layout layout, runtime::cgroup::DetectLayout());
@@ -177,6 +183,7 @@ class DaemonImpl final : public Daemon {
   // In the order of their making; Stop ends them in the opposite one.
   sys::UniqueFd root_lock_;
   Node node_;
+  std::optional<sys::Faults> faults_;
   std::unique_ptr<images::ImageService> images_;
   std::unique_ptr<sandbox::Manager> manager_;
   std::optional<WorkerPool> workers_;
@@ -184,6 +191,12 @@ class DaemonImpl final : public Daemon {
 };
 
 }  // namespace
+
+std::vector<sys::OperationSteps> Daemon::Steps() {
+  std::vector<sys::OperationSteps> steps = sandbox::Manager::Steps();
+  for (sys::OperationSteps& more : images::ImageService::Steps()) steps.push_back(std::move(more));
+  return steps;
+}
 
 absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const Config& config) {
   auto daemon = std::make_unique<DaemonImpl>();

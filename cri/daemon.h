@@ -2,9 +2,11 @@
 #define DAVIT_CRI_DAEMON_H_
 
 #include <memory>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "cri/config.h"
+#include "runtime/sys/steps.h"
 
 namespace davit::cri {
 
@@ -17,6 +19,9 @@ class Daemon {
   // was started is ended again on failure. FailedPrecondition with the holder's pid if another
   // davitd has the directories.
   static absl::StatusOr<std::unique_ptr<Daemon>> Start(const Config& config);
+
+  // The steps of every operation by their names, for fault injection.
+  static std::vector<sys::OperationSteps> Steps();
 
   // Takes over what can change while it runs: registries and the log level.
   virtual void Reload(const Config& config) = 0;

@@ -92,6 +92,14 @@ int Main(int argc, char** argv) {
     std::fputs(options->help.c_str(), stdout);
     return 0;
   }
+  if (options->list_steps) {
+    for (const sys::OperationSteps& operation : Daemon::Steps()) {
+      for (const std::string& step : operation.steps) {
+        std::printf("%s\t%s\n", operation.operation.c_str(), step.c_str());
+      }
+    }
+    return 0;
+  }
   if (options->version) {
     std::printf("davitd %s\n", kVersion);
     return 0;

@@ -33,6 +33,9 @@ absl::StatusOr<Options> ParseOptions(int argc, const char* const* argv) {
   app.add_flag("--check-config", options.check_config,
                "check the configuration, say what is wrong with it, and end");
   app.add_flag("--version", options.version, "print the version and end");
+  // Hidden: nobody but a test wants them.
+  app.add_flag("--list-steps", options.list_steps, "")->group("");
+  app.add_option("--faults", options.faults_path, "")->group("");
   app.add_option("--root", options.root, "directory of images and writable layers");
   app.add_option("--state", options.state, "directory of pods and sockets");
   app.add_option("--listen", options.listen, "unix socket to serve on");
@@ -64,6 +67,9 @@ absl::StatusOr<Config> EffectiveConfig(const Options& options) {
   DAVIT_RETURN_IF_ERROR(SetPath("--cgroup-parent", options.cgroup_parent, &config.cgroup_parent));
   DAVIT_RETURN_IF_ERROR(SetPath("--netns-dir", options.netns_dir, &config.netns_dir));
   DAVIT_RETURN_IF_ERROR(SetPath("--cni-conf-dir", options.cni_conf_dir, &config.cni_conf_dir));
+  if (options.faults_path.has_value()) {
+    DAVIT_RETURN_IF_ERROR(SetPath("--faults", options.faults_path, &config.faults_path));
+  }
   if (!options.cni_bin_dirs.empty()) {
     config.cni_bin_dirs.clear();
     for (const std::string& dir : options.cni_bin_dirs) {

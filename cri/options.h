@@ -18,7 +18,9 @@ struct Options {
   std::optional<std::string> config_path;  // absent: the default, which need not exist
   bool check_config = false;
   bool version = false;
-  std::string help;  // not empty: print it and end
+  bool list_steps = false;                 // for tests: print the operations and their steps
+  std::optional<std::string> faults_path;  // for tests: sys::Faults::FromFile
+  std::string help;                        // not empty: print it and end
 
   std::optional<std::string> root;
   std::optional<std::string> state;

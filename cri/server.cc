@@ -304,6 +304,14 @@ class GrpcServer final : public Server {
                                                      " is longer than ",
                                                      sizeof(sockaddr_un::sun_path) - 5, " bytes"));
     }
+    // The rename would replace whatever is there.
+    for (const std::string& path : {temporary, options_.socket_path}) {
+      struct stat st;
+      if (::lstat(path.c_str(), &st) == 0 && !S_ISSOCK(st.st_mode)) {
+        return absl::FailedPreconditionError(
+            absl::StrCat(path, " exists and is not a socket; move it away, or listen elsewhere"));
+      }
+    }
     ::unlink(temporary.c_str());
     KeepLibrary();
     grpc::ServerBuilder builder;

@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "runtime/plan/compile.h"
 #include "runtime/spec/serialize.h"
@@ -26,6 +27,9 @@ constexpr absl::Duration kCreateTimeout = absl::Seconds(120);
 constexpr absl::Duration kAnswerSlack = absl::Seconds(5);
 constexpr absl::Duration kRemoveTimeout = absl::Seconds(20);
 
+// Instead of a step, a fault names the number of the plan's operation.
+constexpr char kCreatePlanFaults[] = "plan of create container";
+
 // The end of an asynchronous call that this thread waits for.
 struct Pending {
   Notification done;
@@ -44,49 +48,61 @@ struct ManagerImpl::ContainerMaking {
   OperationGate::Pass container_pass;
   ContainerNamespaces namespaces;
   std::vector<std::string> lower_dirs;
+  std::string root_dir;
   std::shared_ptr<const runtime::seccomp::CachedProgram> seccomp;
   sys::UniqueFd plan;
   std::shared_ptr<Pending> reply;
   Undo undo;  // last: its steps run first, under the gates
 };
 
+const ManagerImpl::ContainerOperation& ManagerImpl::CreateContainerSteps() {
+  // The bundle is written while the supervisor works. A daemon killed in between finds a container
+  // without a record at its next start, and removes it.
+  static const ContainerOperation steps(
+      "create container",
+      {{"check the request", &ManagerImpl::CheckContainer, sys::StepKind::kRequest},
+       {"reserve its name", &ManagerImpl::ReserveContainer, sys::StepKind::kRequest},
+       {"make its directory", &ManagerImpl::MakeContainerDirectory},
+       {"make its writable layer", &ManagerImpl::MakeWritableLayer},
+       {"compile its plan", &ManagerImpl::CompileContainer},
+       {"send it to its supervisor", &ManagerImpl::SendCreate},
+       {"write its config.json", &ManagerImpl::WriteConfigJson},
+       {"write its record", &ManagerImpl::WriteNewContainerRecord},
+       {"await its supervisor", &ManagerImpl::AwaitCreated, sys::StepKind::kRequest}});
+  return steps;
+}
+
 absl::StatusOr<std::string> ManagerImpl::CreateContainer(ContainerSpec spec) {
   const CallInProgress call(this);
   DAVIT_RETURN_IF_ERROR(call.status());
   ContainerMaking making;
   making.spec = std::move(spec);
-  DAVIT_RETURN_IF_ERROR(PrepareContainer(&making));
-  DAVIT_RETURN_IF_ERROR(CompileContainer(&making));
-  DAVIT_RETURN_IF_ERROR(SendCreate(&making));
-  // Written while the supervisor works. A daemon killed in between finds a container without a
-  // record at its next start, and removes it.
-  const absl::Status written = WriteBundle(&making);
-  making.reply->done.WaitForNotification();
-  if (!making.reply->answer->ok()) {
-    return sys::Annotate(making.reply->answer->status(),
-                         absl::StrCat("create container ", making.id));
+  const absl::Status status = CreateContainerSteps().Run(this, options_.faults, &making);
+  if (!status.ok()) {
+    return sys::Annotate(status, absl::StrCat("create container \"", making.spec.name_key, "\""));
   }
-  DAVIT_RETURN_IF_ERROR(written);
   registry_.Add(making.container);
   making.undo.Dismiss();
   return making.id;
 }
 
-absl::Status ManagerImpl::PrepareContainer(ContainerMaking* making) {
-  if (making->spec.name_key.empty()) {
-    return absl::InvalidArgumentError("create container: it has no name");
-  }
+absl::Status ManagerImpl::CheckContainer(ContainerMaking* making) {
+  if (making->spec.name_key.empty()) return absl::InvalidArgumentError("it has no name");
   if (!making->spec.spec.process.has_value()) {
-    return absl::InvalidArgumentError("create container: it has no process to run");
+    return absl::InvalidArgumentError("it has no process to run");
   }
   DAVIT_ASSIGN_OR_RETURN(making->pod, registry_.FindPod(making->spec.pod_id));
   making->pod_pass = making->pod->gate().EnterBlocking(OperationGate::Mode::kShared);
   if (making->pod->phase() != PodPhase::kReady) {
-    return absl::FailedPreconditionError(absl::StrCat("create container: pod ", making->pod->id(),
-                                                      " is ", PhaseName(making->pod->phase())));
+    return absl::FailedPreconditionError(
+        absl::StrCat("pod ", making->pod->id(), " is ", PhaseName(making->pod->phase())));
   }
   DAVIT_ASSIGN_OR_RETURN(const int32_t target_pid, TargetPid(*making->pod, making->spec));
   making->namespaces = {making->spec.pid, target_pid};
+  return absl::OkStatus();
+}
+
+absl::Status ManagerImpl::ReserveContainer(ContainerMaking* making) {
   making->id = NewId();
 
   Container::Fixed fixed;
@@ -97,7 +113,7 @@ absl::Status ManagerImpl::PrepareContainer(ContainerMaking* making) {
                          registry_.container_names().Reserve(making->spec.name_key, making->id));
   DAVIT_ASSIGN_OR_RETURN(holds.pin, images_->PinLayers(making->spec.image_id));
   making->lower_dirs = holds.pin->lower_dirs();
-  const std::string root_dir = holds.pin->root_dir();
+  making->root_dir = holds.pin->root_dir();
   fixed.directory = absl::StrCat(making->pod->fixed().directory, "/containers/", making->id);
   fixed.layer_directory = layers_->DirectoryOf(making->id);
 
@@ -112,33 +128,43 @@ absl::Status ManagerImpl::PrepareContainer(ContainerMaking* making) {
   view.upper_dir = absl::StrCat(fixed.layer_directory, "/upper");
   view.stop_signal = making->spec.stop_signal;
   view.metadata = making->spec.metadata;
-  const std::string directory = fixed.directory;
   making->container = std::make_shared<Container>(std::move(fixed), std::move(holds),
                                                   ContainerPhase::kCreating, std::move(view));
   making->container_pass = making->container->gate().EnterBlocking(OperationGate::Mode::kExclusive);
+  return absl::OkStatus();
+}
 
+absl::Status ManagerImpl::MakeContainerDirectory(ContainerMaking* making) {
+  const std::string& directory = making->container->fixed().directory;
   if (mkdir(directory.c_str(), 0711) != 0) {
     return sys::ErrnoStatus(errno, absl::StrCat("make bundle ", directory));
   }
-  making->undo.Add([directory] { sys::RemoveTreeAt(AT_FDCWD, directory).IgnoreError(); });
+  making->undo.Add([this, directory] {
+    ClearAway(directory, [directory] { return sys::RemoveTreeAt(AT_FDCWD, directory); });
+  });
+  return absl::OkStatus();
+}
+
+absl::Status ManagerImpl::MakeWritableLayer(ContainerMaking* making) {
   making->undo.Add([this, id = making->id] {
-    const absl::Status removed = layers_->Remove(id);
-    if (!removed.ok()) Report(Severity::kError, std::string(removed.message()));
+    ClearAway(absl::StrCat("the writable layer of container ", id),
+              [this, id] { return layers_->Remove(id); });
   });
   const PodSpec& pod_spec = making->pod->view()->spec;
-  return layers_->Make(making->id, root_dir, {pod_spec.uid_mappings, pod_spec.gid_mappings});
+  return layers_->Make(making->id, making->root_dir,
+                       {pod_spec.uid_mappings, pod_spec.gid_mappings});
 }
 
 absl::StatusOr<int32_t> ManagerImpl::TargetPid(const Pod& pod, const ContainerSpec& spec) const {
   if (spec.pid != NamespaceMode::kTarget) return 0;
   const ContainerPtr target = pod.FindContainer(spec.pid_target);
   if (target == nullptr) {
-    return absl::NotFoundError(absl::StrCat("create container: target container \"",
-                                            spec.pid_target, "\" does not exist in the pod"));
+    return absl::NotFoundError(
+        absl::StrCat("target container \"", spec.pid_target, "\" does not exist in the pod"));
   }
   if (target->phase() != ContainerPhase::kRunning) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "create container: target container ", target->id(), " is ", PhaseName(target->phase())));
+    return absl::FailedPreconditionError(
+        absl::StrCat("target container ", target->id(), " is ", PhaseName(target->phase())));
   }
   return target->view()->pid;
 }
@@ -161,7 +187,8 @@ absl::Status ManagerImpl::CompileContainer(ContainerMaking* making) {
     inputs.seccomp_flags = making->seccomp->flags;
   }
   auto plan = runtime::plan::CompileCreate(spec, inputs);
-  if (!plan.ok()) return sys::Annotate(plan.status(), "create container");
+  if (!plan.ok()) return plan.status();
+  OrderPlanFault(&*plan);
   DAVIT_ASSIGN_OR_RETURN(making->plan, sys::SealedMemfd("davit-plan", plan->blob));
   auto exec = std::make_shared<ExecTemplate>();
   exec->process = *spec.process;
@@ -174,13 +201,14 @@ absl::Status ManagerImpl::CompileContainer(ContainerMaking* making) {
 absl::Status ManagerImpl::SendCreate(ContainerMaking* making) {
   const auto client = making->pod->client();
   if (client == nullptr) {
-    return absl::UnavailableError(absl::StrCat("create container: the supervisor of pod ",
-                                               making->pod->id(), " cannot be reached"));
+    return absl::UnavailableError(
+        absl::StrCat("the supervisor of pod ", making->pod->id(), " cannot be reached"));
   }
   supervisor::v1::ToSupervisor request;
   supervisor::v1::CreateContainer* create = request.mutable_create_container();
   create->set_container_id(making->id);
   create->set_container_dir(making->container->fixed().directory);
+  create->set_fault(HandOnFault({"set up container", "finish container"}));
   create->set_has_seccomp(making->seccomp != nullptr);
   create->set_log_path(making->spec.log_path);
   create->set_stdin(making->spec.stdin);
@@ -233,23 +261,41 @@ void ManagerImpl::UndoCreate(const PodPtr& pod, const ContainerPtr& container) {
   // A supervisor that is gone is cleared up after by its loss; but this group is known to nobody
   // else.
   const std::string group = container->view()->cgroup_path;
-  groups_->KillAll(group, absl::Now() + kRemoveTimeout).IgnoreError();
-  groups_->Remove(group, absl::Now() + kRemoveTimeout).IgnoreError();
+  ClearAway(absl::StrCat("cgroup ", group), [this, group] {
+    DAVIT_RETURN_IF_ERROR(groups_->KillAll(group, absl::Now() + kRemoveTimeout));
+    return groups_->Remove(group, absl::Now() + kRemoveTimeout);
+  });
 }
 
-absl::Status ManagerImpl::WriteBundle(ContainerMaking* making) {
+absl::Status ManagerImpl::WriteConfigJson(ContainerMaking* making) {
   const Container::Fixed& fixed = making->container->fixed();
   DAVIT_ASSIGN_OR_RETURN(sys::UniqueFd directory, sys::OpenDirAt(AT_FDCWD, fixed.directory));
   // Environment variables hold secrets: root only.
-  DAVIT_RETURN_IF_ERROR(sys::WriteFileAtomic(directory.get(), "config.json",
-                                             runtime::spec::SerializeSpec(making->spec.spec), 0600,
-                                             sys::Durability::kProcess));
+  return sys::WriteFileAtomic(directory.get(), "config.json",
+                              runtime::spec::SerializeSpec(making->spec.spec), 0600,
+                              sys::Durability::kProcess);
+}
+
+absl::Status ManagerImpl::WriteNewContainerRecord(ContainerMaking* making) {
   state::v1::ContainerRecord record;
   record.set_format_version(kRecordVersion);
   record.set_boot_id(boot_id_);
   ToRecord(*making->container->view(), making->spec, &record);
   for (const std::string& lower : making->lower_dirs) record.add_lower_dirs(lower);
-  return WriteContainerRecord(fixed.directory, record);
+  return WriteContainerRecord(making->container->fixed().directory, record);
+}
+
+absl::Status ManagerImpl::AwaitCreated(ContainerMaking* making) {
+  making->reply->done.WaitForNotification();
+  return making->reply->answer->status();
+}
+
+void ManagerImpl::OrderPlanFault(runtime::plan::CompiledPlan* plan) {
+  if (options_.faults == nullptr) return;
+  const auto order = options_.faults->For(kCreatePlanFaults);
+  int32_t number = 0;
+  if (!order.has_value() || !absl::SimpleAtoi(order->step, &number)) return;
+  if (runtime::plan::SetFault(number, order->value, plan)) options_.faults->Spend();
 }
 
 }  // namespace davit::sandbox

@@ -1,6 +1,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,12 +14,28 @@
 #include "sandbox/records.h"
 
 namespace davit::sandbox {
+namespace {
+
+// Between tries of what could not be cleared away.
+constexpr absl::Duration kFirstRetry = absl::Milliseconds(500);
+constexpr absl::Duration kLongestRetry = absl::Minutes(1);
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<Manager>> Manager::Open(ManagerOptions options, MetadataCodec codec,
                                                        images::ImageService* images) {
   auto manager = std::make_unique<ManagerImpl>(std::move(options), std::move(codec), images);
   DAVIT_RETURN_IF_ERROR(manager->Start());
   return manager;
+}
+
+std::vector<sys::OperationSteps> Manager::Steps() { return ManagerImpl::Steps(); }
+
+std::vector<sys::OperationSteps> ManagerImpl::Steps() {
+  return {RunPodSteps().Names(),          CreateContainerSteps().Names(),
+          StartContainerSteps().Names(),  StopContainerSteps().Names(),
+          RemoveContainerSteps().Names(), EndPodSteps().Names(),
+          StopPodSteps().Names(),         RemovePodSteps().Names()};
 }
 
 ManagerImpl::ManagerImpl(ManagerOptions options, MetadataCodec codec, images::ImageService* images)
@@ -110,7 +127,40 @@ void ManagerImpl::Report(Severity severity, const std::string& message) const {
   if (options_.report) options_.report(severity, message);
 }
 
+void ManagerImpl::ClearAway(const std::string& what, std::function<absl::Status()> step) {
+  const absl::Status status = step();
+  if (status.ok()) return;
+  Report(Severity::kError,
+         absl::StrCat("clearing away ", what, " failed and is tried again: ", status.message()));
+  ClearAwayLater(what, std::move(step), kFirstRetry);
+}
+
+void ManagerImpl::ClearAwayLater(const std::string& what, std::function<absl::Status()> step,
+                                 absl::Duration delay) {
+  loop_->After(delay, [this, what, step = std::move(step), delay] {
+    if (shutting_down_) return;
+    workers_.Run([this, what, step, delay] {
+      if (shutting_down_) return;
+      if (step().ok()) {
+        return Report(Severity::kInfo, absl::StrCat("cleared away ", what, " after all"));
+      }
+      ClearAwayLater(what, step, std::min(2 * delay, kLongestRetry));
+    });
+  });
+}
+
 std::string ManagerImpl::PodsDirectory() const { return absl::StrCat(options_.state, "/pods"); }
+
+std::string ManagerImpl::HandOnFault(std::initializer_list<const char*> operations) const {
+  if (options_.faults == nullptr) return "";
+  for (const char* operation : operations) {
+    const auto order = options_.faults->For(operation);
+    if (!order.has_value()) continue;
+    options_.faults->Spend();
+    return sys::FormatFaultOrder(*order);
+  }
+  return "";
+}
 
 PodTraits ManagerImpl::TraitsOf(const Pod& pod) const {
   const Pod::View view = pod.view();

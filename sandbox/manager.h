@@ -16,6 +16,7 @@
 #include "images/image_service.h"
 #include "runtime/spec/spec.h"
 #include "runtime/sys/features.h"
+#include "runtime/sys/steps.h"
 #include "runtime/sys/unique_fd.h"
 
 // Pods and their containers: the life of each from creation to removal, across restarts of the
@@ -183,6 +184,8 @@ struct ManagerOptions {
   std::function<void(Severity, const std::string&)> report;
   // What the kernel can do; probed by Open where it is not given.
   std::optional<sys::KernelFeatures> features;
+  // For tests: what steps have to suffer. Borrowed; null: nothing.
+  sys::Faults* faults = nullptr;
 };
 
 struct NetworkStatus {
@@ -206,6 +209,9 @@ class Manager {
   // images->StartGarbageCollection(). `images` must outlive the manager.
   static absl::StatusOr<std::unique_ptr<Manager>> Open(ManagerOptions options, MetadataCodec codec,
                                                        images::ImageService* images);
+
+  // The steps of every operation by their names, for fault injection.
+  static std::vector<sys::OperationSteps> Steps();
 
   // Creates and starts a pod; returns its id. AlreadyExists while another pod has the name key.
   // On failure nothing is left.

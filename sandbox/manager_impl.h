@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <functional>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <set>
@@ -16,6 +17,7 @@
 #include "runtime/cgroup/group.h"
 #include "runtime/seccomp/cache.h"
 #include "runtime/sys/mutex.h"
+#include "runtime/sys/steps.h"
 #include "runtime/sys/unique_fd.h"
 #include "sandbox/cni/network.h"
 #include "sandbox/container_plan.h"
@@ -41,6 +43,9 @@ class ManagerImpl : public Manager {
  public:
   ManagerImpl(ManagerOptions options, MetadataCodec codec, images::ImageService* images);
   ~ManagerImpl() override;
+
+  // The steps of every operation.
+  static std::vector<sys::OperationSteps> Steps();
 
   // Everything of Open. Once, first.
   absl::Status Start();
@@ -70,6 +75,16 @@ class ManagerImpl : public Manager {
   struct PodRun;           // run_pod.cc
   struct ContainerMaking;  // create_container.cc
   struct FoundPod;         // recover.cc
+  struct PodEnd;           // stop_pod.cc
+  struct ContainerStart;   // start_container.cc
+  struct ContainerStop;    // stop_container.cc
+
+  using PodOperation = sys::Operation<ManagerImpl, PodRun*>;
+  using EndOperation = sys::Operation<ManagerImpl, PodEnd*>;
+  using StartOperation = sys::Operation<ManagerImpl, ContainerStart*>;
+  using StopOperation = sys::Operation<ManagerImpl, ContainerStop*>;
+  using ContainerOperation = sys::Operation<ManagerImpl, ContainerMaking*>;
+  using ContainerEndOperation = sys::Operation<ManagerImpl, const ContainerPtr&>;
 
   // One call that is under way on a thread of its caller: Shutdown waits for it.
   class CallInProgress {
@@ -90,23 +105,50 @@ class ManagerImpl : public Manager {
   absl::Status OpenParts();
   void CloseConnections();
   void Report(Severity severity, const std::string& message) const;
+  // A step of an undo. What fails is said, and tried again in the background until it succeeds:
+  // what the step needs may be what the operation failed for.
+  void ClearAway(const std::string& what, std::function<absl::Status()> step);
+  void ClearAwayLater(const std::string& what, std::function<absl::Status()> step,
+                      absl::Duration delay);
   std::string PodsDirectory() const;
+  // The fault that is ordered for one of the operations that a supervisor carries out, as text for
+  // it; "" if there is none.
+  std::string HandOnFault(std::initializer_list<const char*> operations) const;
   PodTraits TraitsOf(const Pod& pod) const;
 
   // run_pod.cc
-  absl::Status BeginPod(PodRun* run);
+  static const PodOperation& RunPodSteps();
+  absl::Status CheckPod(PodRun* run);
+  absl::Status ReservePod(PodRun* run);
+  absl::Status MakePodDirectory(PodRun* run);
   absl::Status StartSupervisor(PodRun* run);
   absl::Status MakePodGroup(PodRun* run);
+  absl::Status WritePodFilesStep(PodRun* run);
+  absl::Status AwaitSupervisor(PodRun* run);
+  static cni::Request NetworkRequest(const PodView& view);
   absl::Status AttachNetwork(PodRun* run);
-  absl::Status PublishPod(PodRun* run);
+  absl::Status WatchNewSupervisor(PodRun* run);
+  absl::Status WriteNewPodRecord(PodRun* run);
   std::shared_ptr<SupervisorClient> ConnectClient(const PodPtr& pod, sys::UniqueFd socket,
                                                   absl::Status* status);
   // Watches the process in the loop; its end is the loss of the supervisor.
   absl::Status WatchSupervisor(const PodPtr& pod);
 
   // stop_pod.cc
-  absl::Status StopSteps(const PodPtr& pod);
-  absl::Status RemoveSteps(const PodPtr& pod);
+  static const EndOperation& EndPodSteps();
+  absl::Status KillForEnd(PodEnd* end);
+  static const EndOperation& StopPodSteps();
+  absl::Status DetachNetwork(PodEnd* end);
+  absl::Status MarkStopped(PodEnd* end);
+  static const EndOperation& RemovePodSteps();
+  absl::Status StopForRemoval(PodEnd* end);
+  absl::Status RemoveContainers(PodEnd* end);
+  absl::Status ShutSupervisorDown(PodEnd* end);
+  absl::Status RemovePodGroup(PodEnd* end);
+  absl::Status RemovePodFiles(PodEnd* end);
+  // On a worker, with the pod's gate.
+  absl::Status StopPodLocked(const PodPtr& pod);
+  absl::Status RemovePodLocked(const PodPtr& pod);
   // Kills the pod's containers and closes it to new ones, then runs `steps` on a worker when the
   // pod's turn has come.
   void EndPod(const std::string& id, absl::Status (ManagerImpl::*steps)(const PodPtr&),
@@ -133,26 +175,42 @@ class ManagerImpl : public Manager {
   void RetryNetwork();
 
   // create_container.cc
-  absl::Status PrepareContainer(ContainerMaking* making);
+  static const ContainerOperation& CreateContainerSteps();
+  absl::Status CheckContainer(ContainerMaking* making);
+  absl::Status ReserveContainer(ContainerMaking* making);
+  absl::Status MakeContainerDirectory(ContainerMaking* making);
+  absl::Status MakeWritableLayer(ContainerMaking* making);
   absl::Status CompileContainer(ContainerMaking* making);
   absl::Status SendCreate(ContainerMaking* making);
   void UndoCreate(const PodPtr& pod, const ContainerPtr& container);
-  absl::Status WriteBundle(ContainerMaking* making);
+  absl::Status WriteConfigJson(ContainerMaking* making);
+  absl::Status WriteNewContainerRecord(ContainerMaking* making);
+  absl::Status AwaitCreated(ContainerMaking* making);
+  // Has an operation of the plan fail, if a fault was ordered for it.
+  void OrderPlanFault(runtime::plan::CompiledPlan* plan);
   absl::StatusOr<int32_t> TargetPid(const Pod& pod, const ContainerSpec& spec) const;
 
   // start_container.cc
+  static const StartOperation& StartContainerSteps();
+  absl::Status CheckStart(ContainerStart* start);
+  absl::Status RunCommand(ContainerStart* start);
   void StartFailed(const ContainerPtr& container, const absl::Status& why);
 
   // stop_container.cc
-  void BeginStop(const ContainerPtr& container, absl::Duration timeout, const DoneCallback& done);
+  static const StopOperation& StopContainerSteps();
+  absl::Status BeginStop(ContainerStop* stop);
   // Calls back once: when the container has exited, or after `limit` with DeadlineExceeded.
   void AwaitExit(const ContainerPtr& container, absl::Duration limit, const DoneCallback& done);
   void Signal(const ContainerPtr& container, int signal);
   // By the kernel, without a supervisor.
   void SignalDirectly(const ContainerPtr& container, int signal);
   void Escalate(const ContainerPtr& container);
+  static const ContainerEndOperation& RemoveContainerSteps();
+  absl::Status EndContainer(const ContainerPtr& container);
+  absl::Status RemoveWritableLayer(const ContainerPtr& container);
+  absl::Status RemoveContainerDirectory(const ContainerPtr& container);
   // On a worker, with the container's gate: everything of the container goes.
-  absl::Status RemoveContainerSteps(const ContainerPtr& container);
+  absl::Status RemoveContainerLocked(const ContainerPtr& container);
 
   // hung_supervisor.cc
   class StopWatch;
@@ -205,6 +263,7 @@ class ManagerImpl : public Manager {
   void SettleFound(FoundPod* found);
   void DiscardUnfinished(const PodPtr& pod);
   void DiscardPod(const std::string& id);
+  void PutLayerAside(const std::string& container_id);
   void PutAside(const std::string& directory, const std::string& name, const absl::Status& why);
   void RemoveOrphanLayers();
 

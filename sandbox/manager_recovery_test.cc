@@ -1,8 +1,12 @@
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <fstream>
 
 #include "absl/strings/match.h"
@@ -235,6 +239,78 @@ TEST_F(ManagerRecoveryTest, ForeignAndDamagedDirectoriesAreSetAsideAndReported) 
   EXPECT_EQ(node_.Census()["processes"], before_["processes"]) << "what ran in it was ended";
   EXPECT_EQ(node_.Census()["cgroups"], before_["cgroups"]);
   ASSERT_TRUE(node_.Restart().ok()) << "and the next start has nothing to say of it";
+}
+
+TEST_F(ManagerRecoveryTest, WhatAContainerWroteIsKeptWhenItsRecordIsDamaged) {
+  const std::string pod = Pod("damaged");
+  const std::string damaged = Run(pod, "damaged", "echo precious > /work; sleep 1000");
+  const std::string other = Run(pod, "other", "sleep 1000");
+  ASSERT_TRUE(
+      Node::Await([&] { return ReadAll(View(damaged)->upper_dir + "/work") == "precious\n"; }));
+  const std::string bundle = View(damaged)->bundle_dir;
+  node_.StopManager();
+  { std::ofstream(bundle + "/record") << "garbage"; }
+  ASSERT_TRUE(node_.Restart().ok());
+  EXPECT_FALSE(node_->FindContainer(damaged).ok());
+  const std::string aside =
+      absl::StrCat(node_.options().root, "/containers/set-aside/", damaged, ".0");
+  EXPECT_EQ(ReadAll(aside + "/upper/work"), "precious\n");
+  EXPECT_TRUE(absl::StrContains(Reports(), aside));
+  EXPECT_EQ(node_.Exec(other, {"/bin/echo", "works"})->out, "works\n");
+  ASSERT_TRUE(node_.Restart().ok());
+  EXPECT_EQ(ReadAll(aside + "/upper/work"), "precious\n");
+  EXPECT_TRUE(node_.RemovePod(pod).ok());
+}
+
+TEST_F(ManagerRecoveryTest, WhoeverServesASupervisorsSocketInItsPlaceIsNotTakenForIt) {
+  const std::string pod = Pod("replaced");
+  const std::string directory = absl::StrCat(node_.options().state, "/pods/", pod);
+  const pid_t supervisor = (*node_->FindPod(pod))->pid;
+  node_.StopManager();
+  ASSERT_EQ(unlink((directory + "/supervisor.sock").c_str()), 0);
+  int fds[2];
+  ASSERT_EQ(pipe(fds), 0);
+  const pid_t stranger = fork();
+  if (stranger == 0) {
+    const int listener = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    strncpy(address.sun_path, (directory + "/supervisor.sock").c_str(),
+            sizeof address.sun_path - 1);
+    if (bind(listener, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 ||
+        listen(listener, 5) != 0) {
+      _exit(1);
+    }
+    close(fds[1]);
+    for (;;) pause();
+  }
+  close(fds[1]);
+  char nothing;
+  ASSERT_EQ(read(fds[0], &nothing, 1), 0);
+  close(fds[0]);
+  ASSERT_TRUE(node_.Restart().ok());
+  EXPECT_EQ((*node_->FindPod(pod))->state, PodState::kNotReady);
+  EXPECT_TRUE(node_.RemovePod(pod).ok());
+  EXPECT_FALSE(IsGone(stranger));
+  EXPECT_TRUE(Node::Await([&] { return IsGone(supervisor); }));
+  kill(stranger, SIGKILL);
+  waitpid(stranger, nullptr, 0);
+}
+
+TEST_F(ManagerRecoveryTest, APodStoppedWithoutRoomForItsRecordStaysStopped) {
+  const std::string pod = Pod("stopped");
+  const std::string directory = absl::StrCat(node_.options().state, "/pods/", pod);
+  ASSERT_TRUE(node_.StopPod(pod).ok());
+  auto record = ReadPodRecord(directory);
+  ASSERT_TRUE(record.ok());
+  record->set_ready(true);
+  node_.StopManager();
+  ASSERT_TRUE(WritePodRecord(directory, *record).ok());
+  ASSERT_TRUE(MarkPodStopped(directory).ok());
+  ASSERT_TRUE(node_.Restart().ok());
+  EXPECT_EQ((*node_->FindPod(pod))->state, PodState::kNotReady);
+  EXPECT_TRUE(node_.RemovePod(pod).ok());
+  ExpectNothingLeft();
 }
 
 TEST_F(ManagerRecoveryTest, ARecordOfANewerVersionIsLeftAlone) {

@@ -22,6 +22,7 @@ namespace {
 
 constexpr char kPodMagic[] = "DAVITPOD";
 constexpr char kContainerMagic[] = "DAVITCTR";
+constexpr char kStoppedFile[] = "stopped";
 constexpr size_t kHeaderSize = 24;
 // Annotations and metadata are what makes a record big; the kubelet's limit for all of a pod's
 // annotations is 256 KiB, and gRPC's for a message is what a peer can send at most.
@@ -123,6 +124,15 @@ absl::Status WritePodRecord(const std::string& directory, const state::v1::PodRe
 }
 absl::StatusOr<state::v1::PodRecord> ReadPodRecord(const std::string& directory) {
   return ReadRecord<state::v1::PodRecord>(directory, kPodMagic);
+}
+absl::Status MarkPodStopped(const std::string& directory) {
+  return sys::OpenAt(AT_FDCWD, absl::StrCat(directory, "/", kStoppedFile),
+                     O_WRONLY | O_CREAT | O_NOFOLLOW, 0600)
+      .status();
+}
+bool IsPodMarkedStopped(const std::string& directory) {
+  return faccessat(AT_FDCWD, absl::StrCat(directory, "/", kStoppedFile).c_str(), F_OK,
+                   AT_SYMLINK_NOFOLLOW) == 0;
 }
 absl::Status WriteContainerRecord(const std::string& directory,
                                   const state::v1::ContainerRecord& record) {

@@ -17,6 +17,7 @@ class ContainerRecord;
 // What davitd keeps of its pods across restarts, under the state directory:
 //
 //   pods/<pod id>/record                       this file's format, PodRecord
+//   pods/<pod id>/stopped                      empty: the pod is stopped, whatever its record says
 //   pods/<pod id>/{hostname,hosts,resolv.conf} bind-mounted into the containers
 //   pods/<pod id>/supervisor.sock              the supervisor's
 //   pods/<pod id>/containers/<id>/record       this file's format, ContainerRecord
@@ -48,6 +49,10 @@ inline constexpr char kRecordFile[] = "record";
 // DataLoss for a file that is not a record or is damaged; Unimplemented for a newer version.
 absl::Status WritePodRecord(const std::string& directory, const state::v1::PodRecord& record);
 absl::StatusOr<state::v1::PodRecord> ReadPodRecord(const std::string& directory);
+// Says that a pod is stopped where there is no room for a new record: an empty file, which a full
+// disk still takes.
+absl::Status MarkPodStopped(const std::string& directory);
+bool IsPodMarkedStopped(const std::string& directory);
 absl::Status WriteContainerRecord(const std::string& directory,
                                   const state::v1::ContainerRecord& record);
 absl::StatusOr<state::v1::ContainerRecord> ReadContainerRecord(const std::string& directory);

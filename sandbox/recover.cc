@@ -85,6 +85,10 @@ absl::Status ManagerImpl::ReadPods(std::vector<FoundPod>* found) {
     } else {
       // What runs in it could never be stopped any more; what is left of it is for a person.
       DiscardPod(name);
+      const auto containers = ListDirectory(absl::StrCat(directory, "/", name, "/containers"));
+      for (const std::string& id : containers.value_or(std::vector<std::string>())) {
+        if (IsId(id)) PutLayerAside(id);
+      }
       PutAside(directory, name, loaded);
     }
   }
@@ -101,9 +105,19 @@ void ManagerImpl::PutAside(const std::string& directory, const std::string& name
                              : absl::StrCat("moving it away failed: ", path.status().message())));
 }
 
+// What the container wrote: its record cannot say any more whose it is.
+void ManagerImpl::PutLayerAside(const std::string& container_id) {
+  const auto path = layers_->SetAside(container_id);
+  if (absl::IsNotFound(path.status())) return;
+  Report(Severity::kError, path.ok() ? absl::StrCat("the writable layer of container ",
+                                                    container_id, " is now ", *path)
+                                     : std::string(path.status().message()));
+}
+
 absl::Status ManagerImpl::LoadPod(const std::string& id, FoundPod* found) {
   const std::string directory = absl::StrCat(PodsDirectory(), "/", id);
-  DAVIT_ASSIGN_OR_RETURN(const auto record, ReadPodRecord(directory));
+  DAVIT_ASSIGN_OR_RETURN(auto record, ReadPodRecord(directory));
+  if (IsPodMarkedStopped(directory)) record.set_ready(false);
   if (record.id() != id) {
     return absl::DataLossError(absl::StrCat("its record is of pod \"", record.id(), "\""));
   }
@@ -143,6 +157,7 @@ void ManagerImpl::LoadContainers(const PodPtr& pod) {
       sys::RemoveTreeAt(AT_FDCWD, absl::StrCat(directory, "/", name)).IgnoreError();
     } else {
       PutAside(directory, name, loaded);
+      if (IsId(name)) PutLayerAside(name);
     }
   }
 }
@@ -224,7 +239,7 @@ void ManagerImpl::DiscardUnfinished(const PodPtr& pod) {
     const OperationGate::Pass pass =
         container->gate().EnterBlocking(OperationGate::Mode::kExclusive);
     if (container->phase() != ContainerPhase::kUnknown) continue;
-    const absl::Status removed = RemoveContainerSteps(container);
+    const absl::Status removed = RemoveContainerLocked(container);
     if (!removed.ok()) Report(Severity::kError, std::string(removed.message()));
   }
 }
@@ -232,8 +247,9 @@ void ManagerImpl::DiscardUnfinished(const PodPtr& pod) {
 void ManagerImpl::DiscardPod(const std::string& id) {
   const std::string directory = absl::StrCat(PodsDirectory(), "/", id);
   auto socket = sys::SeqpacketConnect(absl::StrCat(directory, "/supervisor.sock"));
-  if (socket.ok()) {
-    const auto peer = sys::PeerOf(socket->get());
+  absl::StatusOr<sys::Peer> peer = absl::UnavailableError("no connection");
+  if (socket.ok()) peer = sys::PeerOf(socket->get());
+  if (peer.ok() && IsSupervisor(peer->pid)) {
     auto client = SupervisorClient::Start(loop_.get(), *std::move(socket), {});
     if (client.ok()) {
       // Without Hello nothing else is served; and what the pod's containers were put into is known

@@ -28,22 +28,21 @@ constexpr int kSupervisorOomScore = -998;  // as peers give their sandboxes
 constexpr uint32_t kProtocolVersion = 1;
 
 absl::Status CheckSpec(const PodSpec& spec) {
-  if (spec.name_key.empty()) return absl::InvalidArgumentError("run pod: it has no name");
+  if (spec.name_key.empty()) return absl::InvalidArgumentError("it has no name");
   if (spec.network != NamespaceMode::kPod && spec.network != NamespaceMode::kNode) {
-    return absl::InvalidArgumentError("run pod: the network namespace is the pod's or the node's");
+    return absl::InvalidArgumentError("the network namespace is the pod's or the node's");
   }
   if (spec.ipc != NamespaceMode::kPod && spec.ipc != NamespaceMode::kNode) {
-    return absl::InvalidArgumentError("run pod: the IPC namespace is the pod's or the node's");
+    return absl::InvalidArgumentError("the IPC namespace is the pod's or the node's");
   }
   if (spec.pid == NamespaceMode::kTarget) {
-    return absl::InvalidArgumentError(
-        "run pod: only a container can join the PID namespace of another");
+    return absl::InvalidArgumentError("only a container can join the PID namespace of another");
   }
   DAVIT_RETURN_IF_ERROR(CheckHostname(spec.hostname));
   if (spec.dns.has_value()) DAVIT_RETURN_IF_ERROR(CheckDns(*spec.dns));
   if (!spec.cgroup_parent.empty()) {
-    DAVIT_RETURN_IF_ERROR(sys::Annotate(runtime::cgroup::CheckGroupPath(spec.cgroup_parent),
-                                        "run pod: its cgroup parent"));
+    DAVIT_RETURN_IF_ERROR(
+        sys::Annotate(runtime::cgroup::CheckGroupPath(spec.cgroup_parent), "its cgroup parent"));
   }
   return absl::OkStatus();
 }
@@ -66,7 +65,8 @@ absl::Status CheckUserNamespace(const PodSpec& spec, const sys::KernelFeatures& 
                                       "run pod: user namespace: uids"));
   DAVIT_RETURN_IF_ERROR(sys::Annotate(runtime::spec::CheckMappings(spec.gid_mappings),
                                       "run pod: user namespace: gids"));
-  if (!runtime::spec::HostId(spec.uid_mappings, 0) || !runtime::spec::HostId(spec.gid_mappings, 0)) {
+  if (!runtime::spec::HostId(spec.uid_mappings, 0) ||
+      !runtime::spec::HostId(spec.gid_mappings, 0)) {
     return absl::InvalidArgumentError("run pod: user namespace: id 0 is not mapped");
   }
   if (spec.ipc == NamespaceMode::kNode || spec.pid == NamespaceMode::kNode) {
@@ -90,36 +90,48 @@ struct ManagerImpl::PodRun {
   Undo undo;                        // last: its steps run first, under the gate
 };
 
+const ManagerImpl::PodOperation& ManagerImpl::RunPodSteps() {
+  // The supervisor makes its namespaces while the steps between its start and its answer are done.
+  static const PodOperation steps(
+      "run pod", {{"check the request", &ManagerImpl::CheckPod, sys::StepKind::kRequest},
+                  {"reserve its name", &ManagerImpl::ReservePod, sys::StepKind::kRequest},
+                  {"make its directory", &ManagerImpl::MakePodDirectory},
+                  {"start its supervisor", &ManagerImpl::StartSupervisor},
+                  {"make its cgroup", &ManagerImpl::MakePodGroup},
+                  {"write its files", &ManagerImpl::WritePodFilesStep},
+                  {"await its supervisor", &ManagerImpl::AwaitSupervisor},
+                  {"attach its network", &ManagerImpl::AttachNetwork},
+                  {"watch its supervisor", &ManagerImpl::WatchNewSupervisor},
+                  {"write its record", &ManagerImpl::WriteNewPodRecord}});
+  return steps;
+}
+
 absl::StatusOr<std::string> ManagerImpl::RunPod(PodSpec spec) {
   const CallInProgress call(this);
   DAVIT_RETURN_IF_ERROR(call.status());
   PodRun run;
   run.spec = std::move(spec);
-  DAVIT_RETURN_IF_ERROR(BeginPod(&run));
-  // The supervisor makes its namespaces while the steps after it are done here.
-  DAVIT_RETURN_IF_ERROR(StartSupervisor(&run));
-  DAVIT_RETURN_IF_ERROR(MakePodGroup(&run));
-  DAVIT_RETURN_IF_ERROR(WritePodFiles(run.pod->fixed().directory, run.spec.hostname, run.spec.dns));
-  auto answer = run.client->CallAndWait(HelloRequest(), {}, kHelloTimeout);
-  if (!answer.ok()) return sys::Annotate(answer.status(), "start the pod's supervisor");
-  run.pod->set_init_pid(answer->reply.hello().init_pid());
-  if (run.spec.network == NamespaceMode::kPod) DAVIT_RETURN_IF_ERROR(AttachNetwork(&run));
-  DAVIT_RETURN_IF_ERROR(PublishPod(&run));
+  const absl::Status status = RunPodSteps().Run(this, options_.faults, &run);
+  if (!status.ok()) {
+    return sys::Annotate(status, absl::StrCat("run pod \"", run.spec.name_key, "\""));
+  }
+  registry_.Add(run.pod);
   run.undo.Dismiss();
   return run.id;
 }
 
-absl::Status ManagerImpl::BeginPod(PodRun* run) {
+absl::Status ManagerImpl::CheckPod(PodRun* run) {
   DAVIT_RETURN_IF_ERROR(CheckSpec(run->spec));
   DAVIT_RETURN_IF_ERROR(CheckUserNamespace(run->spec, node_.features));
   DAVIT_ASSIGN_OR_RETURN(run->sysctls, PodSysctls(run->spec));
-  if (run->spec.network == NamespaceMode::kPod) {
-    const NetworkStatus network = network_->Status();
-    if (!network.ready) {
-      return absl::UnavailableError(
-          absl::StrCat("run pod: no pod network: ", network.reason, ": ", network.message));
-    }
-  }
+  if (run->spec.network != NamespaceMode::kPod) return absl::OkStatus();
+  const NetworkStatus network = network_->Status();
+  if (network.ready) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat("no pod network: ", network.reason, ": ", network.message));
+}
+
+absl::Status ManagerImpl::ReservePod(PodRun* run) {
   run->id = NewId();
   Pod::Fixed fixed;
   fixed.id = run->id;
@@ -143,16 +155,21 @@ absl::Status ManagerImpl::BeginPod(PodRun* run) {
   view.resolv_conf_path = absl::StrCat(fixed.directory, "/", kResolvConfFile);
   view.spec = run->spec;
   view.metadata = run->spec.metadata;
-  const std::string directory = fixed.directory;
   run->pod = std::make_shared<Pod>(std::move(fixed), std::move(name), PodPhase::kCreating,
                                    std::move(view));
   run->undo.Add([pod = run->pod] { pod->ReleaseName(); });
   run->pass = run->pod->gate().EnterBlocking(OperationGate::Mode::kExclusive);
+  return absl::OkStatus();
+}
 
+absl::Status ManagerImpl::MakePodDirectory(PodRun* run) {
+  const std::string& directory = run->pod->fixed().directory;
   if (mkdir(directory.c_str(), 0711) != 0) {
     return sys::ErrnoStatus(errno, absl::StrCat("make pod directory ", directory));
   }
-  run->undo.Add([directory] { sys::RemoveTreeAt(AT_FDCWD, directory).IgnoreError(); });
+  run->undo.Add([this, directory] {
+    ClearAway(directory, [directory] { return sys::RemoveTreeAt(AT_FDCWD, directory); });
+  });
   if (mkdir(absl::StrCat(directory, "/containers").c_str(), 0711) != 0) {
     return sys::ErrnoStatus(errno, absl::StrCat("make ", directory, "/containers"));
   }
@@ -176,14 +193,15 @@ absl::Status ManagerImpl::StartSupervisor(PodRun* run) {
   config.set_log_buffer_size(options_.log_buffer_size);
   config.set_log_drop_when_full(options_.log_drop_when_full);
   config.set_oom_score_adj(std::max(kSupervisorOomScore, node_.limits.oom_score_adj_floor));
+  config.set_fault(HandOnFault({"set up supervisor", "set up pod"}));
   DAVIT_ASSIGN_OR_RETURN(SupervisorLauncher::Process process, launcher_->Start(config));
   Pod::Process kept;
   kept.pidfd = std::move(process.pidfd);
   run->pod->set_process(std::move(kept));
   run->pod->Edit([&](PodView* view) { view->pid = process.pid; });
   run->undo.Add([this, pod = run->pod] {
-    const absl::Status ended = EndSupervisor(pod);
-    if (!ended.ok()) Report(Severity::kError, std::string(ended.message()));
+    ClearAway(absl::StrCat("the supervisor of pod ", pod->id()),
+              [this, pod] { return EndSupervisor(pod); });
   });
   absl::Status status;
   run->client = ConnectClient(run->pod, std::move(process.socket), &status);
@@ -194,8 +212,8 @@ absl::Status ManagerImpl::MakePodGroup(PodRun* run) {
   const std::string group = run->pod->view()->cgroup_path;
   if (run->pod->fixed().owns_cgroup) {
     run->undo.Add([this, group] {
-      const absl::Status removed = groups_->Remove(group, absl::Now() + kGroupTimeout);
-      if (!removed.ok()) Report(Severity::kError, std::string(removed.message()));
+      ClearAway(absl::StrCat("cgroup ", group),
+                [this, group] { return groups_->Remove(group, absl::Now() + kGroupTimeout); });
     });
   }
   DAVIT_RETURN_IF_ERROR(
@@ -207,17 +225,32 @@ absl::Status ManagerImpl::MakePodGroup(PodRun* run) {
       AT_FDCWD, absl::StrCat(node_.layout.Directory(cpuset, group), "/cgroup.clone_children"), "1");
 }
 
-absl::Status ManagerImpl::AttachNetwork(PodRun* run) {
-  const Pod::View view = run->pod->view();
+absl::Status ManagerImpl::WritePodFilesStep(PodRun* run) {
+  return WritePodFiles(run->pod->fixed().directory, run->spec.hostname, run->spec.dns);
+}
+
+absl::Status ManagerImpl::AwaitSupervisor(PodRun* run) {
+  DAVIT_ASSIGN_OR_RETURN(auto answer, run->client->CallAndWait(HelloRequest(), {}, kHelloTimeout));
+  run->pod->set_init_pid(answer.reply.hello().init_pid());
+  return absl::OkStatus();
+}
+
+cni::Request ManagerImpl::NetworkRequest(const PodView& view) {
   cni::Request request;
-  request.sandbox_id = run->id;
-  request.netns_path = view->netns_path;
-  request.pod_name = run->spec.name;
-  request.pod_namespace = run->spec.name_space;
-  request.pod_uid = run->spec.uid;
-  request.port_mappings = run->spec.port_mappings;
-  request.dns = run->spec.dns;
-  request.annotations = run->spec.annotations;
+  request.sandbox_id = view.id;
+  request.netns_path = view.netns_path;
+  request.pod_name = view.spec.name;
+  request.pod_namespace = view.spec.name_space;
+  request.pod_uid = view.spec.uid;
+  request.port_mappings = view.spec.port_mappings;
+  request.dns = view.spec.dns;
+  request.annotations = view.spec.annotations;
+  return request;
+}
+
+absl::Status ManagerImpl::AttachNetwork(PodRun* run) {
+  if (run->spec.network != NamespaceMode::kPod) return absl::OkStatus();
+  const cni::Request request = NetworkRequest(*run->pod->view());
   {
     sys::MutexLock lock(&mutex_);
     attaching_.insert(run->id);
@@ -232,7 +265,7 @@ absl::Status ManagerImpl::AttachNetwork(PodRun* run) {
   if (!result.ok()) {
     // Add has run DEL itself; if that failed as well, it is owed and tried again from now on.
     ScheduleNetworkRetry(absl::Seconds(10));
-    return sys::Annotate(result.status(), absl::StrCat("attach pod ", run->id, " to the network"));
+    return result.status();
   }
   run->undo.Add([this, pod = run->pod] {
     const absl::Status down = TakeNetworkDown(pod);
@@ -248,13 +281,12 @@ absl::Status ManagerImpl::AttachNetwork(PodRun* run) {
   return absl::OkStatus();
 }
 
-absl::Status ManagerImpl::PublishPod(PodRun* run) {
+absl::Status ManagerImpl::WatchNewSupervisor(PodRun* run) { return WatchSupervisor(run->pod); }
+
+absl::Status ManagerImpl::WriteNewPodRecord(PodRun* run) {
   DAVIT_RETURN_IF_ERROR(run->pod->Change(PodPhase::kReady, [](PodView*) {}));
-  DAVIT_RETURN_IF_ERROR(WatchSupervisor(run->pod));
   // Last: a directory with a record is a pod that somebody has been told of.
-  DAVIT_RETURN_IF_ERROR(UpdatePodRecord(run->pod));
-  registry_.Add(run->pod);
-  return absl::OkStatus();
+  return UpdatePodRecord(run->pod);
 }
 
 std::shared_ptr<SupervisorClient> ManagerImpl::ConnectClient(const PodPtr& pod,
@@ -284,7 +316,7 @@ absl::Status ManagerImpl::WatchSupervisor(const PodPtr& pod) {
   });
   if (watch.ok()) process.watch = *watch;
   pod->set_process(std::move(process));
-  return sys::Annotate(watch.status(), "watch the pod's supervisor");
+  return watch.status();
 }
 
 }  // namespace davit::sandbox

@@ -23,18 +23,42 @@ bool IsTransportFailure(const absl::Status& status) {
 
 }  // namespace
 
+// A container being started.
+struct ManagerImpl::ContainerStart {
+  ContainerPtr container;
+  std::shared_ptr<SupervisorClient> client;
+};
+
+const ManagerImpl::StartOperation& ManagerImpl::StartContainerSteps() {
+  static const StartOperation steps(
+      "start container", {{"check its state", &ManagerImpl::CheckStart, sys::StepKind::kRequest},
+                          {"run its command", &ManagerImpl::RunCommand, sys::StepKind::kRequest}});
+  return steps;
+}
+
 absl::Status ManagerImpl::StartContainer(const std::string& id) {
   const CallInProgress call(this);
   DAVIT_RETURN_IF_ERROR(call.status());
-  DAVIT_ASSIGN_OR_RETURN(const ContainerPtr container, registry_.FindContainer(id));
-  const OperationGate::Pass pass = container->gate().EnterBlocking(OperationGate::Mode::kExclusive);
-  DAVIT_RETURN_IF_ERROR(CheckChange(absl::StrCat("start container: ", container->id()),
-                                    container->phase(), ContainerPhase::kRunning));
-  const auto client = container->fixed().pod->client();
-  if (client == nullptr) {
-    return absl::UnavailableError(
-        absl::StrCat("start container ", container->id(), ": its supervisor cannot be reached"));
+  ContainerStart start;
+  DAVIT_ASSIGN_OR_RETURN(start.container, registry_.FindContainer(id));
+  const OperationGate::Pass pass =
+      start.container->gate().EnterBlocking(OperationGate::Mode::kExclusive);
+  return sys::Annotate(StartContainerSteps().Run(this, options_.faults, &start),
+                       absl::StrCat("start container ", start.container->id()));
+}
+
+absl::Status ManagerImpl::CheckStart(ContainerStart* start) {
+  const ContainerPtr& container = start->container;
+  DAVIT_RETURN_IF_ERROR(CheckChange("it", container->phase(), ContainerPhase::kRunning));
+  start->client = container->fixed().pod->client();
+  if (start->client == nullptr) {
+    return absl::UnavailableError("its supervisor cannot be reached");
   }
+  return absl::OkStatus();
+}
+
+absl::Status ManagerImpl::RunCommand(ContainerStart* start) {
+  const ContainerPtr& container = start->container;
   struct Pending {
     Notification done;
     absl::Status status;
@@ -42,24 +66,25 @@ absl::Status ManagerImpl::StartContainer(const std::string& id) {
   auto pending = std::make_shared<Pending>();
   supervisor::v1::ToSupervisor request;
   request.mutable_start_container()->set_container_id(container->id());
-  client->Call(std::move(request), {}, kStartTimeout,
-               [container, pending](absl::StatusOr<SupervisorClient::Answer> answer) {
-                 pending->status = answer.status();
-                 if (answer.ok()) {
-                   // Here, on the loop, and not in the waiting thread: the exit of a short payload
-                   // may be the next message.
-                   pending->status =
-                       container->Change(ContainerPhase::kRunning, [&](ContainerView* view) {
-                         view->started_at = answer->reply.start_container().started_at();
-                       });
-                 }
-                 pending->done.Notify();
-               });
+  start->client->Call(std::move(request), {}, kStartTimeout,
+                      [container, pending](absl::StatusOr<SupervisorClient::Answer> answer) {
+                        pending->status = answer.status();
+                        if (answer.ok()) {
+                          // Here, on the loop, and not in the waiting thread: the exit of a short
+                          // payload may be the next message.
+                          pending->status =
+                              container->Change(ContainerPhase::kRunning, [&](ContainerView* view) {
+                                view->started_at = answer->reply.start_container().started_at();
+                              });
+                        }
+                        pending->done.Notify();
+                      });
   pending->done.WaitForNotification();
-  if (pending->status.ok()) return absl::OkStatus();
   // What a dead supervisor left is settled by its loss.
-  if (!IsTransportFailure(pending->status)) StartFailed(container, pending->status);
-  return sys::Annotate(pending->status, absl::StrCat("start container ", container->id()));
+  if (!pending->status.ok() && !IsTransportFailure(pending->status)) {
+    StartFailed(container, pending->status);
+  }
+  return pending->status;
 }
 
 void ManagerImpl::StartFailed(const ContainerPtr& container, const absl::Status& why) {

@@ -28,6 +28,20 @@ constexpr absl::Duration kGroupTimeout = absl::Seconds(10);
 
 }  // namespace
 
+// A container being stopped.
+struct ManagerImpl::ContainerStop {
+  ContainerPtr container;
+  absl::Duration timeout;
+  DoneCallback done;
+  bool told = false;  // its exit calls `done`, whatever happens
+};
+
+const ManagerImpl::StopOperation& ManagerImpl::StopContainerSteps() {
+  static const StopOperation steps("stop container",
+                                   {{"signal its processes", &ManagerImpl::BeginStop}});
+  return steps;
+}
+
 void ManagerImpl::StopContainer(const std::string& id, absl::Duration timeout, DoneCallback done) {
   const CallInProgress call(this);
   if (!call.status().ok()) return done(call.status());
@@ -43,7 +57,10 @@ void ManagerImpl::StopContainer(const std::string& id, absl::Duration timeout, D
   container->gate().Enter(
       OperationGate::Mode::kExclusive,
       [this, container, timeout, done = std::move(done)](std::shared_ptr<OperationGate::Pass>) {
-        BeginStop(container, timeout, done);
+        ContainerStop stop{container, timeout, done};
+        const absl::Status begun = StopContainerSteps().Run(this, options_.faults, &stop);
+        if (begun.ok() || stop.told) return;
+        done(sys::Annotate(begun, absl::StrCat("stop container ", container->id())));
       });
 }
 
@@ -62,17 +79,20 @@ void ManagerImpl::AwaitExit(const ContainerPtr& container, absl::Duration limit,
   });
 }
 
-void ManagerImpl::BeginStop(const ContainerPtr& container, absl::Duration timeout,
-                            const DoneCallback& done) {
+absl::Status ManagerImpl::BeginStop(ContainerStop* stop) {
+  const ContainerPtr& container = stop->container;
+  absl::Duration timeout = stop->timeout;
+  stop->told = true;
   const ContainerPhase phase = container->phase();
   if (phase == ContainerPhase::kExited || phase == ContainerPhase::kGone) {
-    return done(absl::OkStatus());
+    stop->done(absl::OkStatus());
+    return absl::OkStatus();
   }
   // What never ran has nothing to end in good order.
   if (phase == ContainerPhase::kCreated || timeout < absl::ZeroDuration()) {
     timeout = absl::ZeroDuration();
   }
-  AwaitExit(container, timeout + 2 * options_.supervisor_patience + kKillTimeout, done);
+  AwaitExit(container, timeout + 2 * options_.supervisor_patience + kKillTimeout, stop->done);
   const absl::Time kill_at = absl::Now() + timeout;
   bool send_signal = false;
   bool earlier = false;
@@ -85,7 +105,7 @@ void ManagerImpl::BeginStop(const ContainerPtr& container, absl::Duration timeou
     send_signal = timeout > absl::ZeroDuration() && !plan->signalled;
     plan->signalled = true;
   });
-  if (!earlier) return;
+  if (!earlier) return absl::OkStatus();
   if (old_timer != 0) loop_->Cancel(old_timer);
   // Weak: a timer must not keep what has been removed.
   const auto kill = [this, weak = std::weak_ptr<Container>(container)] {
@@ -96,11 +116,15 @@ void ManagerImpl::BeginStop(const ContainerPtr& container, absl::Duration timeou
       if (const ContainerPtr late = weak.lock(); late != nullptr) Escalate(late);
     });
   };
-  if (timeout == absl::ZeroDuration()) return kill();
+  if (timeout == absl::ZeroDuration()) {
+    kill();
+    return absl::OkStatus();
+  }
   if (send_signal) Signal(container, container->view()->stop_signal);
   const IoLoop::Handle timer = loop_->After(timeout, kill);
   container->WithStopPlan([timer](Container::StopPlan* plan) { plan->timer = timer; });
   container->WhenExited([this, timer](absl::Status) { loop_->Cancel(timer); });
+  return absl::OkStatus();
 }
 
 void ManagerImpl::Signal(const ContainerPtr& container, int signal) {
@@ -159,18 +183,36 @@ void ManagerImpl::RemoveContainer(const std::string& id, DoneCallback done) {
     {
       const OperationGate::Pass pass =
           container->gate().EnterBlocking(OperationGate::Mode::kExclusive);
-      status = RemoveContainerSteps(container);
+      status = RemoveContainerLocked(container);
     }
     done(std::move(status));
   });
 }
 
-absl::Status ManagerImpl::RemoveContainerSteps(const ContainerPtr& container) {
+const ManagerImpl::ContainerEndOperation& ManagerImpl::RemoveContainerSteps() {
+  static const ContainerEndOperation steps(
+      "remove container", {{"end its processes", &ManagerImpl::EndContainer},
+                           {"remove its writable layer", &ManagerImpl::RemoveWritableLayer},
+                           {"remove its directory", &ManagerImpl::RemoveContainerDirectory}});
+  return steps;
+}
+
+absl::Status ManagerImpl::RemoveContainerLocked(const ContainerPtr& container) {
   if (container->phase() == ContainerPhase::kGone) return absl::OkStatus();
-  const std::string what = absl::StrCat("remove container ", container->id());
-  const PodPtr pod = container->fixed().pod;
+  const absl::Status status = RemoveContainerSteps().Run(this, options_.faults, container);
+  if (!status.ok()) {
+    return sys::Annotate(status, absl::StrCat("remove container ", container->id()));
+  }
+  DAVIT_RETURN_IF_ERROR(container->Change(ContainerPhase::kGone, [](ContainerView*) {}));
+  container->ReleaseHolds();
+  registry_.Remove(*container);
+  container->fixed().pod->RemoveContainer(container->id());
+  return absl::OkStatus();
+}
+
+absl::Status ManagerImpl::EndContainer(const ContainerPtr& container) {
   const std::string group = container->view()->cgroup_path;
-  const auto client = pod->client();
+  const auto client = container->fixed().pod->client();
   bool removed = false;
   if (client != nullptr && client->connected()) {
     supervisor::v1::ToSupervisor request;
@@ -179,23 +221,23 @@ absl::Status ManagerImpl::RemoveContainerSteps(const ContainerPtr& container) {
         client->CallAndWait(std::move(request), {}, kRemoveTimeout).status();
     removed = answer.ok();
     // One that died over it has left the rest to do here.
-    if (!removed && client->connected()) return sys::Annotate(answer, what);
+    if (!removed && client->connected()) return answer;
   }
   if (!removed) {
-    DAVIT_RETURN_IF_ERROR(
-        sys::Annotate(groups_->KillAll(group, absl::Now() + kGroupTimeout), what));
-    DAVIT_RETURN_IF_ERROR(sys::Annotate(groups_->Remove(group, absl::Now() + kGroupTimeout), what));
+    DAVIT_RETURN_IF_ERROR(groups_->KillAll(group, absl::Now() + kGroupTimeout));
+    DAVIT_RETURN_IF_ERROR(groups_->Remove(group, absl::Now() + kGroupTimeout));
   }
   // The supervisor has told of the exit before it answered; one that is lost has not.
   if (container->phase() != ContainerPhase::kExited) SettleLostContainer(container);
-  DAVIT_RETURN_IF_ERROR(sys::Annotate(layers_->Remove(container->id()), what));
-  DAVIT_RETURN_IF_ERROR(
-      sys::Annotate(sys::RemoveTreeAt(AT_FDCWD, container->fixed().directory), what));
-  DAVIT_RETURN_IF_ERROR(container->Change(ContainerPhase::kGone, [](ContainerView*) {}));
-  container->ReleaseHolds();
-  registry_.Remove(*container);
-  pod->RemoveContainer(container->id());
   return absl::OkStatus();
+}
+
+absl::Status ManagerImpl::RemoveWritableLayer(const ContainerPtr& container) {
+  return layers_->Remove(container->id());
+}
+
+absl::Status ManagerImpl::RemoveContainerDirectory(const ContainerPtr& container) {
+  return sys::RemoveTreeAt(AT_FDCWD, container->fixed().directory);
 }
 
 }  // namespace davit::sandbox

@@ -35,12 +35,40 @@ constexpr absl::Duration kMaxNetworkRetry = absl::Minutes(5);
 
 }  // namespace
 
+// A pod being stopped or removed.
+struct ManagerImpl::PodEnd {
+  PodPtr pod;
+  absl::Status network;  // an attachment that could not be undone keeps nothing else from ending
+};
+
+const ManagerImpl::EndOperation& ManagerImpl::EndPodSteps() {
+  static const EndOperation steps("end pod", {{"kill its containers", &ManagerImpl::KillForEnd}});
+  return steps;
+}
+
+const ManagerImpl::EndOperation& ManagerImpl::StopPodSteps() {
+  static const EndOperation steps("stop pod",
+                                  {{"take its network down", &ManagerImpl::DetachNetwork},
+                                   {"write its record", &ManagerImpl::MarkStopped}});
+  return steps;
+}
+
+const ManagerImpl::EndOperation& ManagerImpl::RemovePodSteps() {
+  static const EndOperation steps("remove pod",
+                                  {{"stop it", &ManagerImpl::StopForRemoval},
+                                   {"remove its containers", &ManagerImpl::RemoveContainers},
+                                   {"end its supervisor", &ManagerImpl::ShutSupervisorDown},
+                                   {"remove its cgroup", &ManagerImpl::RemovePodGroup},
+                                   {"remove its directory", &ManagerImpl::RemovePodFiles}});
+  return steps;
+}
+
 void ManagerImpl::StopPod(const std::string& id, DoneCallback done) {
-  EndPod(id, &ManagerImpl::StopSteps, std::move(done));
+  EndPod(id, &ManagerImpl::StopPodLocked, std::move(done));
 }
 
 void ManagerImpl::RemovePod(const std::string& id, DoneCallback done) {
-  EndPod(id, &ManagerImpl::RemoveSteps, std::move(done));
+  EndPod(id, &ManagerImpl::RemovePodLocked, std::move(done));
 }
 
 void ManagerImpl::EndPod(const std::string& id, absl::Status (ManagerImpl::*steps)(const PodPtr&),
@@ -61,31 +89,55 @@ void ManagerImpl::EndPod(const std::string& id, absl::Status (ManagerImpl::*step
   // While it waits for its turn, too: whoever is before it may wait for the supervisor.
   done = [watch = WatchStop(pod, options_.supervisor_patience),
           done = std::move(done)](absl::Status status) { done(std::move(status)); };
-  pod->gate().Enter(
-      OperationGate::Mode::kExclusive,
-      [this, pod, steps, done](std::shared_ptr<OperationGate::Pass> pass) {
-        KillContainers(pod);  // those whose creation ended well before the gate opened
-        AwaitExits(pod, [this, pod, steps, done, pass](absl::Status ended) {
-          workers_.Run([this, pod, steps, done, pass, ended] {
-            done(ended.ok() ? (this->*steps)(pod) : ended);
-          });
-        });
-      });
+  pod->gate().Enter(OperationGate::Mode::kExclusive,
+                    [this, pod, steps, done](std::shared_ptr<OperationGate::Pass> pass) {
+                      PodEnd end{pod, absl::OkStatus()};
+                      const absl::Status killed = EndPodSteps().Run(this, options_.faults, &end);
+                      if (!killed.ok())
+                        return done(sys::Annotate(killed, absl::StrCat("stop pod ", pod->id())));
+                      AwaitExits(pod, [this, pod, steps, done, pass](absl::Status ended) {
+                        workers_.Run([this, pod, steps, done, pass, ended] {
+                          done(ended.ok() ? (this->*steps)(pod) : ended);
+                        });
+                      });
+                    });
 }
 
-absl::Status ManagerImpl::StopSteps(const PodPtr& pod) {
-  const PodPhase phase = pod->phase();
-  if (phase == PodPhase::kGone) return absl::OkStatus();
+absl::Status ManagerImpl::StopPodLocked(const PodPtr& pod) {
+  if (pod->phase() == PodPhase::kGone) return absl::OkStatus();
+  PodEnd end{pod, absl::OkStatus()};
+  DAVIT_RETURN_IF_ERROR(sys::Annotate(StopPodSteps().Run(this, options_.faults, &end),
+                                      absl::StrCat("stop pod ", pod->id())));
+  return sys::Annotate(end.network, absl::StrCat("stop pod ", pod->id()));
+}
+
+absl::Status ManagerImpl::KillForEnd(PodEnd* end) {
+  KillContainers(end->pod);  // those whose creation ended well before the gate opened
+  return absl::OkStatus();
+}
+
+absl::Status ManagerImpl::DetachNetwork(PodEnd* end) {
   // Tried again on every call: an attachment that an earlier call could not undo is still owed.
-  const absl::Status network = TakeNetworkDown(pod);
-  if (phase == PodPhase::kReady || phase == PodPhase::kStopping) {
-    if (phase == PodPhase::kReady) {
-      DAVIT_RETURN_IF_ERROR(pod->Change(PodPhase::kStopping, [](PodView*) {}));
-    }
-    DAVIT_RETURN_IF_ERROR(pod->Change(PodPhase::kNotReady, [](PodView*) {}));
-    DAVIT_RETURN_IF_ERROR(UpdatePodRecord(pod));
+  end->network = TakeNetworkDown(end->pod);
+  return absl::OkStatus();
+}
+
+absl::Status ManagerImpl::MarkStopped(PodEnd* end) {
+  const PodPtr& pod = end->pod;
+  const PodPhase phase = pod->phase();
+  if (phase == PodPhase::kReady) {
+    DAVIT_RETURN_IF_ERROR(pod->Change(PodPhase::kStopping, [](PodView*) {}));
   }
-  return network;
+  if (phase == PodPhase::kReady || phase == PodPhase::kStopping) {
+    DAVIT_RETURN_IF_ERROR(pod->Change(PodPhase::kNotReady, [](PodView*) {}));
+  }
+  // Also when it is marked already: the record that says so may be what failed the time before.
+  const absl::Status written = UpdatePodRecord(pod);
+  if (written.ok()) return written;
+  const absl::Status marked = MarkPodStopped(pod->fixed().directory);
+  // Nothing is left that a next start could take for a pod that runs.
+  if (absl::IsNotFound(marked)) return absl::OkStatus();
+  return marked.ok() ? marked : written;
 }
 
 void ManagerImpl::KillContainers(const PodPtr& pod) {
@@ -153,7 +205,8 @@ void ManagerImpl::AwaitExits(const PodPtr& pod, DoneCallback done) {
 absl::Status ManagerImpl::TakeNetworkDown(const PodPtr& pod) {
   const Pod::View view = pod->view();
   if (view->spec.network != NamespaceMode::kPod) return absl::OkStatus();
-  const absl::Status deleted = network_->Del(pod->id(), absl::Now() + options_.cni_timeout);
+  const cni::Request known = NetworkRequest(*view);
+  const absl::Status deleted = network_->Del(pod->id(), absl::Now() + options_.cni_timeout, &known);
   if (!deleted.ok()) {
     ScheduleNetworkRetry(absl::Seconds(10));
     return sys::Annotate(deleted, absl::StrCat("detach pod ", pod->id(), " from the network"));
@@ -164,30 +217,44 @@ absl::Status ManagerImpl::TakeNetworkDown(const PodPtr& pod) {
   return absl::OkStatus();
 }
 
-absl::Status ManagerImpl::RemoveSteps(const PodPtr& pod) {
+absl::Status ManagerImpl::RemovePodLocked(const PodPtr& pod) {
   if (pod->phase() == PodPhase::kGone) return absl::OkStatus();
-  const absl::Status stopped = StopSteps(pod);
-  if (!stopped.ok()) {
-    // An attachment is remembered apart from its pod and DELed in the background; what else failed
-    // means that something still runs.
-    if (pod->phase() != PodPhase::kNotReady) return stopped;
-    Report(Severity::kWarning, std::string(stopped.message()));
-  }
-  for (const ContainerPtr& container : pod->containers()) {
-    const OperationGate::Pass pass =
-        container->gate().EnterBlocking(OperationGate::Mode::kExclusive);
-    DAVIT_RETURN_IF_ERROR(RemoveContainerSteps(container));
-  }
-  DAVIT_RETURN_IF_ERROR(EndSupervisor(pod));
-  if (pod->fixed().owns_cgroup) {
-    DAVIT_RETURN_IF_ERROR(groups_->Remove(pod->view()->cgroup_path, absl::Now() + kGroupTimeout));
-  }
-  DAVIT_RETURN_IF_ERROR(RemovePodDirectory(pod));
+  PodEnd end{pod, absl::OkStatus()};
+  DAVIT_RETURN_IF_ERROR(sys::Annotate(RemovePodSteps().Run(this, options_.faults, &end),
+                                      absl::StrCat("remove pod ", pod->id())));
   DAVIT_RETURN_IF_ERROR(pod->Change(PodPhase::kGone, [](PodView*) {}));
   pod->ReleaseName();
   registry_.Remove(*pod);
   return absl::OkStatus();
 }
+
+absl::Status ManagerImpl::StopForRemoval(PodEnd* end) {
+  const absl::Status stopped = StopPodLocked(end->pod);
+  if (stopped.ok()) return absl::OkStatus();
+  // An attachment is remembered apart from its pod and DELed in the background; what else failed
+  // means that something still runs.
+  if (end->pod->phase() != PodPhase::kNotReady) return stopped;
+  Report(Severity::kWarning, std::string(stopped.message()));
+  return absl::OkStatus();
+}
+
+absl::Status ManagerImpl::RemoveContainers(PodEnd* end) {
+  for (const ContainerPtr& container : end->pod->containers()) {
+    const OperationGate::Pass pass =
+        container->gate().EnterBlocking(OperationGate::Mode::kExclusive);
+    DAVIT_RETURN_IF_ERROR(RemoveContainerLocked(container));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ManagerImpl::ShutSupervisorDown(PodEnd* end) { return EndSupervisor(end->pod); }
+
+absl::Status ManagerImpl::RemovePodGroup(PodEnd* end) {
+  if (!end->pod->fixed().owns_cgroup) return absl::OkStatus();
+  return groups_->Remove(end->pod->view()->cgroup_path, absl::Now() + kGroupTimeout);
+}
+
+absl::Status ManagerImpl::RemovePodFiles(PodEnd* end) { return RemovePodDirectory(end->pod); }
 
 absl::Status ManagerImpl::EndSupervisor(const PodPtr& pod) {
   pod->ExpectEnd();

@@ -161,6 +161,11 @@ void ManagerImpl::Reach(const PodPtr& pod, absl::Duration timeout,
   // The peer is who listens: the supervisor, whatever its record says.
   auto peer = sys::PeerOf(socket->get());
   if (!peer.ok()) return done(peer.status());
+  if (!IsSupervisor(peer->pid)) {
+    return done(absl::FailedPreconditionError(
+        absl::StrCat("process ", peer->pid, ", which is no davit-pod, serves ",
+                     pod->fixed().directory, "/supervisor.sock")));
+  }
   if (!pod->pidfd().ok()) {
     Pod::Process process;
     process.pidfd = std::move(peer->pidfd);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -21,6 +22,7 @@
 namespace davit::sandbox {
 namespace {
 
+constexpr char kProgramName[] = "davit-pod";
 constexpr size_t kMaxProgram = 64 * 1024 * 1024;
 // How long a killed process may take to leave its group; it does so when it is dead, before it is
 // reaped, so this only bounds the wait for one that sits in the kernel.
@@ -47,7 +49,7 @@ std::string LeafPrefix(absl::string_view unified, absl::string_view own) {
 absl::StatusOr<std::unique_ptr<SupervisorLauncher>> SupervisorLauncher::Create(
     const std::string& supervisor, const std::string& init) {
   auto launcher = std::unique_ptr<SupervisorLauncher>(new SupervisorLauncher());
-  DAVIT_ASSIGN_OR_RETURN(launcher->supervisor_, LoadProgram(supervisor, "davit-pod"));
+  DAVIT_ASSIGN_OR_RETURN(launcher->supervisor_, LoadProgram(supervisor, kProgramName));
   DAVIT_ASSIGN_OR_RETURN(launcher->init_, LoadProgram(init, "davit-init"));
   DAVIT_ASSIGN_OR_RETURN(const runtime::cgroup::Layout layout, runtime::cgroup::DetectLayout());
   const int unified = layout.Unified();
@@ -92,6 +94,13 @@ absl::StatusOr<SupervisorLauncher::Process> SupervisorLauncher::Start(
   process.pidfd = std::move(spawned->pidfd);
   process.socket = std::move(pair.first);
   return process;
+}
+
+bool IsSupervisor(pid_t pid) {
+  char target[64] = {};
+  const ssize_t length =
+      readlink(absl::StrCat("/proc/", pid, "/exe").c_str(), target, sizeof target - 1);
+  return length > 0 && absl::StartsWith(target, absl::StrCat("/memfd:", kProgramName));
 }
 
 absl::Status KillLeaf(const std::string& leaf) {

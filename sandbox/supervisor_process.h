@@ -53,6 +53,10 @@ class SupervisorLauncher {
 // its processes to go. Success if there is none, or for "".
 absl::Status KillLeaf(const std::string& leaf);
 
+// Whether a process runs davit-pod, as a launcher starts it: who serves a supervisor's socket may
+// be anybody, if the file is not the supervisor's any more, and is not to be killed.
+bool IsSupervisor(pid_t pid);
+
 // Directory prefix of the leaves: `unified` is the hierarchy's mount point, `own` the daemon's
 // group in it. The root group holds no processes of services: supervisors then live under
 // /davit-supervisors.

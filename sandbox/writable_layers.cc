@@ -5,12 +5,14 @@
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <optional>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "runtime/spec/id_mapping.h"
 #include "runtime/sys/errno.h"
 #include "runtime/sys/file.h"
@@ -19,6 +21,10 @@
 
 namespace davit::sandbox {
 namespace {
+
+// Between tries of what could not be unlinked. It holds up what comes after it for as long.
+constexpr absl::Duration kFirstPause = absl::Milliseconds(200);
+constexpr absl::Duration kLongestPause = absl::Seconds(5);
 
 // overlayfs' own marks say something of the layer, not of the directory.
 constexpr char kOverlayMarks[] = "trusted.overlay.";
@@ -69,7 +75,23 @@ absl::Status MakeUpper(int layer, const std::string& root_dir,
 WritableLayers::WritableLayers(const std::string& root)
     : containers_(absl::StrCat(root, "/containers")), trash_(absl::StrCat(root, "/trash")) {}
 
-WritableLayers::~WritableLayers() = default;
+WritableLayers::~WritableLayers() {
+  sys::MutexLock lock(&mutex_);
+  ending_ = true;
+  ends_.SignalAll();
+}
+
+void WritableLayers::Unlink(const std::string& path, absl::Duration pause) {
+  if (sys::RemoveTreeAt(AT_FDCWD, path).ok()) return;
+  // A descriptor or memory was short, or a mount is still on its way out. What fails to the end is
+  // tried again at the next start.
+  {
+    sys::MutexLock lock(&mutex_);
+    if (!ending_) ends_.WaitWithDeadline(&mutex_, absl::Now() + pause);
+    if (ending_) return;
+  }
+  unlinker_.Run([this, path, pause] { Unlink(path, std::min(2 * pause, kLongestPause)); });
+}
 
 absl::StatusOr<std::unique_ptr<WritableLayers>> WritableLayers::Open(const std::string& root) {
   auto layers = std::unique_ptr<WritableLayers>(new WritableLayers(root));
@@ -78,9 +100,8 @@ absl::StatusOr<std::unique_ptr<WritableLayers>> WritableLayers::Open(const std::
   DAVIT_RETURN_IF_ERROR(sys::MakeDirs(layers->trash_, 0700));
   DAVIT_ASSIGN_OR_RETURN(const auto left, ListDirectory(layers->trash_));
   for (const std::string& name : left) {
-    layers->unlinker_.Run([path = absl::StrCat(layers->trash_, "/", name)] {
-      // What fails now is tried again at the next start.
-      sys::RemoveTreeAt(AT_FDCWD, path).IgnoreError();
+    layers->unlinker_.Run([raw = layers.get(), path = absl::StrCat(layers->trash_, "/", name)] {
+      raw->Unlink(path, kFirstPause);
     });
   }
   return layers;
@@ -97,7 +118,8 @@ absl::Status WritableLayers::Make(const std::string& container_id, const std::st
     return sys::ErrnoStatus(errno, absl::StrCat("make writable layer ", path));
   }
   DAVIT_ASSIGN_OR_RETURN(const sys::UniqueFd layer, sys::OpenDirAt(AT_FDCWD, path));
-  return sys::Annotate(MakeUpper(layer.get(), root_dir, owners), absl::StrCat("writable layer ", path));
+  return sys::Annotate(MakeUpper(layer.get(), root_dir, owners),
+                       absl::StrCat("writable layer ", path));
 }
 
 absl::Status WritableLayers::Remove(const std::string& container_id) {
@@ -109,8 +131,12 @@ absl::Status WritableLayers::Remove(const std::string& container_id) {
     if (errno == ENOSPC || errno == EDQUOT) return sys::RemoveTreeAt(AT_FDCWD, from);
     return sys::ErrnoStatus(errno, absl::StrCat("move writable layer ", from, " to the trash"));
   }
-  unlinker_.Run([to] { sys::RemoveTreeAt(AT_FDCWD, to).IgnoreError(); });
+  unlinker_.Run([this, to] { Unlink(to, kFirstPause); });
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> WritableLayers::SetAside(const std::string& container_id) {
+  return sandbox::SetAside(containers_, container_id);
 }
 
 absl::StatusOr<std::vector<std::string>> WritableLayers::List() const {

@@ -1,6 +1,7 @@
 #include "sandbox/writable_layers.h"
 
 #include <fcntl.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -33,6 +34,22 @@ TEST_F(WritableLayersTest, ALayerIsGoneAtOnceAndItsFilesSoon) {
     EXPECT_TRUE((*layers)->List()->empty());
     EXPECT_TRUE((*layers)->Remove(id_).ok()) << "a missing layer is success";
   }
+  EXPECT_TRUE(ListDirectory(root_ + "/trash")->empty());
+}
+
+TEST_F(WritableLayersTest, ALayerThatCannotBeUnlinkedIsTriedAgainUntilItCan) {
+  auto layers = WritableLayers::Open(root_);
+  ASSERT_TRUE(layers.ok()) << layers.status();
+  ASSERT_TRUE((*layers)->Make(id_, root_, {}).ok());
+  const std::string busy = (*layers)->DirectoryOf(id_) + "/upper/busy";
+  ASSERT_TRUE(sys::MakeDirs(busy, 0755).ok());
+  ASSERT_EQ(mount("davit-test", busy.c_str(), "tmpfs", 0, "size=64k"), 0);
+  ASSERT_TRUE((*layers)->Remove(id_).ok());
+  usleep(50'000);
+  const auto left = ListDirectory(root_ + "/trash");
+  ASSERT_EQ(left->size(), 1u);
+  ASSERT_EQ(umount(absl::StrCat(root_, "/trash/", left->front(), "/upper/busy").c_str()), 0);
+  for (int i = 0; i < 1000 && !ListDirectory(root_ + "/trash")->empty(); ++i) usleep(10'000);
   EXPECT_TRUE(ListDirectory(root_ + "/trash")->empty());
 }
 

@@ -117,6 +117,10 @@ struct ExecInputs {
 
 absl::StatusOr<CompiledPlan> CompileExec(const spec::Process& process, const ExecInputs& inputs);
 
+// Has operation `number` of the plan (parent operations first) fail with `error_number` when it is
+// executed. False, with nothing changed: it has no such operation.
+bool SetFault(int32_t number, int32_t error_number, CompiledPlan* plan);
+
 // The plan as text, one operation a line: for tests and `davit` tooling.
 std::string Describe(absl::string_view blob);
 

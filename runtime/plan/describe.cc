@@ -7,6 +7,16 @@
 
 namespace davit::runtime::plan {
 
+bool SetFault(int32_t number, int32_t error_number, CompiledPlan* plan) {
+  Header* const header = reinterpret_cast<Header*>(plan->blob.data());
+  if (number < 0 || static_cast<uint32_t>(number) >= header->parent_count + header->child_count) {
+    return false;
+  }
+  header->fault_op = number;
+  header->fault_errno = error_number;
+  return true;
+}
+
 std::string Describe(absl::string_view blob) {
   const std::span<const unsigned char> bytes(reinterpret_cast<const unsigned char*>(blob.data()),
                                              blob.size());

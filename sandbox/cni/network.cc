@@ -40,7 +40,8 @@ class PluginNetwork : public Network {
       : options_(std::move(options)), records_(std::move(records)), directory_(options_.conf_dir) {}
 
   absl::StatusOr<Result> Add(const Request& request, absl::Time deadline) override;
-  absl::Status Del(const std::string& sandbox_id, absl::Time deadline) override;
+  absl::Status Del(const std::string& sandbox_id, absl::Time deadline,
+                   const Request* known) override;
   absl::Status Check(const std::string& sandbox_id, absl::Time deadline) override;
   std::vector<StoredAttachment> List(std::vector<std::string>* broken) const override;
   NetworkStatus Status() override;
@@ -54,6 +55,7 @@ class PluginNetwork : public Network {
                                 absl::Time deadline);
   absl::Status RunDel(const NetworkConfig& config, const Record& record, int lock,
                       absl::Time deadline);
+  absl::Status DelUnread(const Request& known, int lock, absl::Time deadline);
 
   const NetworkOptions options_;
   const RecordStore records_;
@@ -117,18 +119,24 @@ absl::Status PluginNetwork::RunDel(const NetworkConfig& config, const Record& re
   return absl::Status(code, absl::StrJoin(failures, "; "));
 }
 
-absl::StatusOr<Result> PluginNetwork::Add(const Request& request, absl::Time deadline) {
-  DAVIT_RETURN_IF_ERROR(CheckRequest(request));
+// What can be said of an attachment before ADD.
+absl::StatusOr<Record> MakeRecord(const Request& request, const NetworkConfig& config) {
   Record record;
   record.sandbox_id = request.sandbox_id;
   record.netns_path = request.netns_path;
   record.interface = request.interface;
   DAVIT_ASSIGN_OR_RETURN(record.cni_args, MakeCniArgs(request));
   DAVIT_ASSIGN_OR_RETURN(record.capability_args, MakeCapabilityArgs(request));
+  record.config_json = config.json;
+  record.config_file = config.file;
+  return record;
+}
+
+absl::StatusOr<Result> PluginNetwork::Add(const Request& request, absl::Time deadline) {
+  DAVIT_RETURN_IF_ERROR(CheckRequest(request));
   const auto config = directory_.Get();
   if (!config.ok()) return absl::UnavailableError(config.status().message());
-  record.config_json = (*config)->json;
-  record.config_file = (*config)->file;
+  DAVIT_ASSIGN_OR_RETURN(Record record, MakeRecord(request, **config));
   if (LivingNamespace(record.netns_path).empty()) {
     return absl::FailedPreconditionError(absl::StrCat("attach sandbox ", record.sandbox_id, ": ",
                                                       record.netns_path,
@@ -166,7 +174,16 @@ absl::StatusOr<Result> PluginNetwork::Add(const Request& request, absl::Time dea
   return result;
 }
 
-absl::Status PluginNetwork::Del(const std::string& sandbox_id, absl::Time deadline) {
+absl::Status PluginNetwork::DelUnread(const Request& known, int lock, absl::Time deadline) {
+  const auto config = directory_.Get();
+  if (!config.ok()) return absl::UnavailableError(config.status().message());
+  DAVIT_ASSIGN_OR_RETURN(const Record record, MakeRecord(known, **config));
+  DAVIT_RETURN_IF_ERROR(RunDel(**config, record, lock, deadline));
+  return records_.SetAside(known.sandbox_id);
+}
+
+absl::Status PluginNetwork::Del(const std::string& sandbox_id, absl::Time deadline,
+                                const Request* known) {
   if (!IsContainerId(sandbox_id)) return absl::OkStatus();  // nothing can be stored for it
   DAVIT_ASSIGN_OR_RETURN(const sys::UniqueFd lock, records_.Lock(sandbox_id, deadline));
   const auto record = records_.Read(sandbox_id);
@@ -174,6 +191,7 @@ absl::Status PluginNetwork::Del(const std::string& sandbox_id, absl::Time deadli
     records_.RemoveLock(sandbox_id);
     return absl::OkStatus();
   }
+  if (!record.ok() && known != nullptr) return DelUnread(*known, lock.get(), deadline);
   DAVIT_RETURN_IF_ERROR(record.status());
   DAVIT_ASSIGN_OR_RETURN(
       const NetworkConfig config,

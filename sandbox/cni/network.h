@@ -79,7 +79,10 @@ class Network {
   // after one of them fails, and removes the record if all succeeded. The namespace may be gone
   // (CNI_NETNS is empty then, as the specification has it). An unknown sandbox is success.
   // On failure the record stays and the call can be repeated; the error lists every failure.
-  virtual absl::Status Del(const std::string& sandbox_id, absl::Time deadline) = 0;
+  // A record that cannot be read: DEL is run with the present configuration and what `known` says
+  // of the sandbox, and the file set aside; without `known`, DataLoss or FailedPrecondition.
+  virtual absl::Status Del(const std::string& sandbox_id, absl::Time deadline,
+                           const Request* known = nullptr) = 0;
 
   // Asks the plugins whether the attachment is still as ADD left it (CHECK, specification >= 0.4.0;
   // OK without asking for older ones and where the configuration disables it).

@@ -140,6 +140,25 @@ TEST_F(NetworkTest, AFailedAddIsUndoneCompletely) {
   EXPECT_FALSE(HasFiles());
 }
 
+TEST_F(NetworkTest, ADamagedRecordIsDeletedByWhatIsKnownAndSetAside) {
+  ASSERT_TRUE(network_->Add(Pod(), Soon()).ok());
+  Calls();
+  Write("state/pod1.json", "garbage");
+  EXPECT_TRUE(absl::IsDataLoss(network_->Del("pod1", Soon())));
+  EXPECT_THAT(Calls(), ElementsAre());
+  const Request known = Pod();
+  Write("b.DEL", "exit 1");
+  EXPECT_FALSE(network_->Del("pod1", Soon(), &known).ok());
+  EXPECT_TRUE(HasFiles());
+  Remove("b.DEL");
+  Calls();
+  EXPECT_TRUE(network_->Del("pod1", Soon(), &known).ok());
+  EXPECT_THAT(Calls(), ElementsAre("c DEL", "b DEL", "a DEL"));
+  EXPECT_FALSE(HasFiles());
+  EXPECT_EQ(*sys::ReadFileAt(AT_FDCWD, path_ + "/state/set-aside/pod1.json.0", 100), "garbage");
+  EXPECT_TRUE(network_->Del("pod1", Soon(), &known).ok());
+}
+
 TEST_F(NetworkTest, ADeleteThatFailsIsOwedAndRepeatedWithTheOldConfiguration) {
   ASSERT_TRUE(network_->Add(Pod(), Soon()).ok());
   Calls();

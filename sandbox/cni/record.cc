@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -168,6 +169,23 @@ absl::Status RecordStore::Remove(const std::string& sandbox_id) const {
   // Not fsynced: a record that comes back after a power cut owes one more DEL, which is harmless.
   if (unlinkat(directory_.get(), name.c_str(), 0) != 0 && errno != ENOENT) {
     return sys::ErrnoStatus(errno, absl::StrCat("remove ", path_, "/", name));
+  }
+  RemoveLock(sandbox_id);
+  return absl::OkStatus();
+}
+
+absl::Status RecordStore::SetAside(const std::string& sandbox_id) const {
+  const std::string name = FileName(sandbox_id);
+  DAVIT_RETURN_IF_ERROR(sys::MakeDirs(absl::StrCat(path_, "/set-aside"), 0700));
+  for (int n = 0;; ++n) {
+    const std::string to = absl::StrCat("set-aside/", name, ".", n);
+    if (renameat2(directory_.get(), name.c_str(), directory_.get(), to.c_str(), RENAME_NOREPLACE) ==
+        0) {
+      break;
+    }
+    if (errno != EEXIST) {
+      return sys::ErrnoStatus(errno, absl::StrCat("set aside ", path_, "/", name));
+    }
   }
   RemoveLock(sandbox_id);
   return absl::OkStatus();

@@ -60,6 +60,8 @@ class RecordStore {
   absl::Status Write(const Record& record, sys::Durability durability) const;
   // Removes the record, and the lock's file. Missing ones are success.
   absl::Status Remove(const std::string& sandbox_id) const;
+  // Moves the record to set-aside/, where nothing reads it again, and removes the lock's file.
+  absl::Status SetAside(const std::string& sandbox_id) const;
   // Removes the lock's file of a sandbox that has no record.
   void RemoveLock(const std::string& sandbox_id) const;
 

@@ -72,65 +72,121 @@ void Container::Create(const CreateContainer& request, std::vector<sys::UniqueFd
                        int pid_namespace, Done done) {
   create_done_ = std::move(done);
   if (absl::Status status = Prepare(request, std::move(fds), pid_namespace); !status.ok()) {
-    ended_ = true;
     Error error;
     SetError(status, &error);
+    if (launched_) return AbandonCreation(std::move(error));
+    ended_ = true;
     std::exchange(create_done_, nullptr)(&error);
   }
 }
 
+// A creation up to the launch.
+struct Container::Creation {
+  const CreateContainer& request;
+  std::vector<sys::UniqueFd> fds;
+  const int pid_namespace;
+  runtime::stage::ExternalFds external;
+  std::vector<sys::UniqueFd> held;  // what `external` refers to and nobody else holds
+  LogWriter::Streams streams;
+};
+
+const Container::CreateOperation& Container::CreateSteps() {
+  static const CreateOperation steps(
+      "set up container", {{"check the request", &Container::CheckRequest, sys::StepKind::kRequest},
+                           {"open its status record", &Container::OpenRecord},
+                           {"collect its descriptors", &Container::Collect},
+                           {"make its stdio", &Container::MakeStdio},
+                           {"open its log", &Container::BeginLog},
+                           {"launch it", &Container::BeginLaunch}});
+  return steps;
+}
+
+const Container::FinishOperation& Container::FinishSteps() {
+  static const FinishOperation steps("finish container",
+                                     {{"watch its memory", &Container::WatchMemory},
+                                      {"write its status record", &Container::RecordCreation}});
+  return steps;
+}
+
+std::vector<sys::OperationSteps> Container::Steps() {
+  return {CreateSteps().Names(), FinishSteps().Names()};
+}
+
 absl::Status Container::Prepare(const CreateContainer& request, std::vector<sys::UniqueFd> fds,
                                 int pid_namespace) {
-  if (fds.size() != (request.has_seccomp() ? 2u : 1u)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("create container ", id(), ": ", fds.size(), " descriptors came with it"));
+  if (const auto order = sys::ParseFaultOrder(request.fault()); order.ok()) {
+    faults_.emplace(sys::Faults::Only(*order));
   }
-  DAVIT_ASSIGN_OR_RETURN(record_, StatusWriter::Open(request.container_dir() + "/status"));
-  runtime::stage::ExternalFds external;
+  Creation creation{request, std::move(fds), pid_namespace, {}, {}, {}};
+  return CreateSteps().Run(this, faults(), &creation);
+}
+
+absl::Status Container::CheckRequest(Creation* creation) {
+  const size_t count = creation->fds.size();
+  if (count == (creation->request.has_seccomp() ? 2u : 1u)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(count, " descriptors came with it"));
+}
+
+absl::Status Container::OpenRecord(Creation* creation) {
+  DAVIT_ASSIGN_OR_RETURN(record_,
+                         StatusWriter::Open(creation->request.container_dir() + "/status"));
+  return absl::OkStatus();
+}
+
+absl::Status Container::Collect(Creation* creation) {
+  runtime::stage::ExternalFds& external = creation->external;
   external[Slot::kPodMountNamespace] = tools_.pod->mount_namespace.get();
   external[Slot::kUserNamespace] = tools_.pod->user_namespace.get();
+  if (creation->request.has_seccomp()) external[Slot::kSeccompProgram] = creation->fds[1].get();
+  if (creation->pid_namespace < 0) return absl::OkStatus();
   // A copy: whose it is may be gone before the process is made.
-  sys::UniqueFd pid_member;
-  if (pid_namespace >= 0) pid_member.reset(fcntl(pid_namespace, F_DUPFD_CLOEXEC, 3));
-  external[Slot::kPidNamespace] = pid_member.get();
-  if (request.has_seccomp()) external[Slot::kSeccompProgram] = fds[1].get();
-  LogWriter::Streams streams;
-  DAVIT_ASSIGN_OR_RETURN(auto held, MakeStdio(request, &external, &streams));
-  log_path_ = request.log_path();
-  if (!request.tty()) OpenLog(log_path_, std::move(streams));
-  sys::UniqueFd plan = std::move(fds[0]);
-  if (request.has_seccomp()) held.push_back(std::move(fds[1]));
-  held.push_back(std::move(pid_member));
-  session_.Begin(
-      std::move(plan), external, std::move(held),
-      request.timeout_ms() > 0 ? absl::Milliseconds(request.timeout_ms()) : kDefaultCreateTimeout);
+  sys::UniqueFd member(fcntl(creation->pid_namespace, F_DUPFD_CLOEXEC, 3));
+  if (!member.ok()) return sys::ErrnoStatus(errno, "copy the PID namespace's member");
+  external[Slot::kPidNamespace] = member.get();
+  creation->held.push_back(std::move(member));
+  return absl::OkStatus();
+}
+
+absl::Status Container::BeginLog(Creation* creation) {
+  log_path_ = creation->request.log_path();
+  // That of a terminal when there is one.
+  if (!creation->request.tty()) OpenLog(log_path_, std::move(creation->streams));
+  return absl::OkStatus();
+}
+
+absl::Status Container::BeginLaunch(Creation* creation) {
+  const uint32_t timeout = creation->request.timeout_ms();
+  for (size_t i = 1; i < creation->fds.size(); ++i) {
+    creation->held.push_back(std::move(creation->fds[i]));
+  }
+  launched_ = true;
+  session_.Begin(std::move(creation->fds[0]), creation->external, std::move(creation->held),
+                 timeout > 0 ? absl::Milliseconds(timeout) : kDefaultCreateTimeout);
   return absl::OkStatus();
 }
 
 // A terminal is made by the plan, in the container's own devpts.
-absl::StatusOr<std::vector<sys::UniqueFd>> Container::MakeStdio(
-    const CreateContainer& request, runtime::stage::ExternalFds* external,
-    LogWriter::Streams* streams) {
-  std::vector<sys::UniqueFd> held;
-  if (request.tty()) return held;
-  if (request.stdin()) {
-    DAVIT_ASSIGN_OR_RETURN(Pipe in, MakePipe());
-    stdin_ = std::move(in.writer);
-    held.push_back(std::move(in.reader));
+absl::Status Container::MakeStdio(Creation* creation) {
+  if (creation->request.tty()) return absl::OkStatus();
+  sys::UniqueFd in;
+  if (creation->request.stdin()) {
+    DAVIT_ASSIGN_OR_RETURN(Pipe pipe, MakePipe());
+    stdin_ = std::move(pipe.writer);
+    in = std::move(pipe.reader);
   } else {
-    DAVIT_ASSIGN_OR_RETURN(sys::UniqueFd null, sys::OpenAt(AT_FDCWD, "/dev/null", O_RDWR));
-    held.push_back(std::move(null));
+    DAVIT_ASSIGN_OR_RETURN(in, sys::OpenAt(AT_FDCWD, "/dev/null", O_RDWR));
   }
   DAVIT_ASSIGN_OR_RETURN(Pipe out, MakePipe());
   DAVIT_ASSIGN_OR_RETURN(Pipe err, MakePipe());
-  streams->out = std::move(out.reader);
-  streams->err = std::move(err.reader);
-  held.push_back(std::move(out.writer));
-  held.push_back(std::move(err.writer));
-  (*external)[Slot::kStdin] = held[0].get();
-  (*external)[Slot::kStdout] = held[1].get();
-  (*external)[Slot::kStderr] = held[2].get();
-  return held;
+  creation->streams.out = std::move(out.reader);
+  creation->streams.err = std::move(err.reader);
+  creation->external[Slot::kStdin] = in.get();
+  creation->external[Slot::kStdout] = out.writer.get();
+  creation->external[Slot::kStderr] = err.writer.get();
+  for (sys::UniqueFd* fd : {&in, &out.writer, &err.writer}) {
+    creation->held.push_back(std::move(*fd));
+  }
+  return absl::OkStatus();
 }
 
 void Container::OpenLog(const std::string& path, LogWriter::Streams streams) {
@@ -181,26 +237,32 @@ void Container::OnCreated() {
 
 void Container::FinishCreation() {
   if (!process_created_ || !log_open_ || abandoned_ || create_done_ == nullptr) return;
+  const absl::Status finished = FinishSteps().Run(this, faults());
+  if (!finished.ok()) {
+    // It never came to be created: its end is that of the creation.
+    state_.set_phase(ContainerState::CREATING);
+    Error error;
+    SetError(finished, &error);
+    return AbandonCreation(std::move(error));
+  }
+  std::exchange(create_done_, nullptr)(nullptr);
+}
+
+absl::Status Container::WatchMemory() {
   cgroup_.Open(session_.facts().cgroups);
-  const absl::Status watched = cgroup_.Start([this] {
+  return cgroup_.Start([this] {
     if (ended_ || state_.oom_killed()) return;  // the exit tells it
     state_.set_oom_killed(true);
     WriteRecord();
     observer_.out_of_memory(this);
   });
+}
+
+absl::Status Container::RecordCreation() {
   state_.set_phase(ContainerState::CREATED);
   state_.set_pid(session_.pid());
   state_.set_created_at(NowNanoseconds());
-  absl::Status recorded = record_.Write(state_);
-  if (recorded.ok()) recorded = watched;
-  if (!recorded.ok()) {
-    // It never came to be created: its end is that of the creation.
-    state_.set_phase(ContainerState::CREATING);
-    Error error;
-    SetError(recorded, &error);
-    return AbandonCreation(std::move(error));
-  }
-  std::exchange(create_done_, nullptr)(nullptr);
+  return record_.Write(state_);
 }
 
 // Goes on in OnFailed or OnExited, when the process is gone.

@@ -3,11 +3,13 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "proto/supervisor.pb.h"
+#include "runtime/sys/steps.h"
 #include "runtime/sys/unique_fd.h"
 #include "sandbox/status_record.h"
 #include "sandbox/supervisor/cgroup_watch.h"
@@ -61,6 +63,9 @@ class Container final : private Session::Listener {
   void Remove(Done done);
   void ReopenLog(Done done);
 
+  // The steps of every operation by their names, for fault injection.
+  static std::vector<sys::OperationSteps> Steps();
+
   const std::string& id() const { return state_.container_id(); }
   const supervisor::v1::ContainerState& state() const { return state_; }
   // Of its init, while it runs.
@@ -80,11 +85,24 @@ class Container final : private Session::Listener {
   void OnFailed(const Session::Failed& failed) override;
   void OnExited(int wait_status) override;
 
+  struct Creation;
+  using CreateOperation = sys::Operation<Container, Creation*>;
+  using FinishOperation = sys::Operation<Container>;
+
+  static const CreateOperation& CreateSteps();
   absl::Status Prepare(const supervisor::v1::CreateContainer& request,
                        std::vector<sys::UniqueFd> fds, int pid_namespace);
-  absl::StatusOr<std::vector<sys::UniqueFd>> MakeStdio(
-      const supervisor::v1::CreateContainer& request, runtime::stage::ExternalFds* external,
-      LogWriter::Streams* streams);
+  absl::Status CheckRequest(Creation* creation);
+  absl::Status OpenRecord(Creation* creation);
+  absl::Status Collect(Creation* creation);
+  absl::Status MakeStdio(Creation* creation);
+  absl::Status BeginLog(Creation* creation);
+  absl::Status BeginLaunch(Creation* creation);
+  // When the process is made and the log open.
+  static const FinishOperation& FinishSteps();
+  absl::Status WatchMemory();
+  absl::Status RecordCreation();
+  sys::Faults* faults() { return faults_.has_value() ? &*faults_ : nullptr; }
   void OpenLog(const std::string& path, LogWriter::Streams streams);
   void OnLogHealth(const LogHealth& health);
   void FinishCreation();
@@ -107,8 +125,10 @@ class Container final : private Session::Listener {
   CgroupWatch cgroup_;
   ContainerLog* log_ = nullptr;
   std::string log_path_;
-  sys::UniqueFd stdin_;    // the writing end, kept for attach
-  sys::UniqueFd console_;  // the pty's master
+  sys::UniqueFd stdin_;                // the writing end, kept for attach
+  sys::UniqueFd console_;              // the pty's master
+  std::optional<sys::Faults> faults_;  // of the request, for tests
+  bool launched_ = false;
   bool process_created_ = false;
   bool log_open_ = false;
   bool abandoned_ = false;

@@ -7,6 +7,8 @@
 #include <malloc.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -104,7 +106,20 @@ int Main() {
   return 0;
 }
 
+// For tests: what can be made to fail.
+int ListSteps() {
+  for (const sys::OperationSteps& operation : Supervisor::Steps()) {
+    for (const std::string& step : operation.steps) {
+      printf("%s\t%s\n", operation.operation.c_str(), step.c_str());
+    }
+  }
+  return 0;
+}
+
 }  // namespace
 }  // namespace davit::sandbox
 
-int main() { return davit::sandbox::Main(); }
+int main(int argc, char** argv) {
+  if (argc == 2 && strcmp(argv[1], "--list-steps") == 0) return davit::sandbox::ListSteps();
+  return davit::sandbox::Main();
+}

@@ -14,7 +14,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -152,28 +151,79 @@ absl::Status RemoveNetnsBinding(const std::string& netns_path) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<PodContext> SetUpPod(const PodConfig& config, int init_program) {
-  DAVIT_RETURN_IF_ERROR(AdjustOomScore(config.oom_score_adj()));
-  DAVIT_ASSIGN_OR_RETURN(PodContext pod, MakeNamespaces(config));
-  if (config.new_network_namespace()) DAVIT_RETURN_IF_ERROR(BringLoopbackUp());
-  DAVIT_RETURN_IF_ERROR(WriteSysctls(config));
-  if (config.new_uts_namespace() && !config.hostname().empty() &&
-      sethostname(config.hostname().data(), config.hostname().size()) != 0) {
-    return sys::ErrnoStatus(errno, absl::StrCat("set the hostname ", config.hostname()));
+namespace {
+
+// The pod on its way. Its binding goes with it, unless the pod came to be.
+class PodSetup {
+ public:
+  PodSetup(const PodConfig& config, int init_program)
+      : config_(config), init_program_(init_program) {}
+  ~PodSetup() {
+    if (bound_) RemoveNetnsBinding(config_.netns_path()).IgnoreError();
   }
-  const bool bind = config.new_network_namespace() && !config.netns_path().empty();
-  if (bind) DAVIT_RETURN_IF_ERROR(BindNetns(config.netns_path()));
-  auto unbind = absl::MakeCleanup([&] {
-    if (bind) RemoveNetnsBinding(config.netns_path()).IgnoreError();
-  });
-  if (config.shared_pid_namespace()) {
-    DAVIT_ASSIGN_OR_RETURN(
-        PodInit init, StartPodInit(init_program, pod.user_namespace.get(), config.init_cgroup()));
-    pod.init_pid = init.pid;
-    pod.init_pidfd = std::move(init.pidfd);
+
+  static const sys::Operation<PodSetup>& Steps() {
+    static const sys::Operation<PodSetup> steps(
+        "set up pod", {{"adjust the OOM score", &PodSetup::AdjustScore},
+                       {"make its namespaces", &PodSetup::MakeAll},
+                       {"bring its loopback up", &PodSetup::Loopback},
+                       {"write its sysctls", &PodSetup::Sysctls, sys::StepKind::kRequest},
+                       {"set its hostname", &PodSetup::Hostname},
+                       {"bind its network namespace", &PodSetup::Bind},
+                       {"start its init", &PodSetup::StartInit}});
+    return steps;
   }
-  std::move(unbind).Cancel();
-  return pod;
+  PodContext Take() {
+    bound_ = false;
+    return std::move(pod_);
+  }
+
+ private:
+  absl::Status AdjustScore() { return AdjustOomScore(config_.oom_score_adj()); }
+  absl::Status MakeAll() {
+    DAVIT_ASSIGN_OR_RETURN(pod_, MakeNamespaces(config_));
+    return absl::OkStatus();
+  }
+  absl::Status Loopback() {
+    return config_.new_network_namespace() ? BringLoopbackUp() : absl::OkStatus();
+  }
+  absl::Status Sysctls() { return WriteSysctls(config_); }
+  absl::Status Hostname() {
+    const std::string& name = config_.hostname();
+    if (!config_.new_uts_namespace() || name.empty()) return absl::OkStatus();
+    if (sethostname(name.data(), name.size()) == 0) return absl::OkStatus();
+    return sys::ErrnoStatus(errno, absl::StrCat("set the hostname ", name));
+  }
+  absl::Status Bind() {
+    if (!config_.new_network_namespace() || config_.netns_path().empty()) return absl::OkStatus();
+    DAVIT_RETURN_IF_ERROR(BindNetns(config_.netns_path()));
+    bound_ = true;
+    return absl::OkStatus();
+  }
+  absl::Status StartInit() {
+    if (!config_.shared_pid_namespace()) return absl::OkStatus();
+    DAVIT_ASSIGN_OR_RETURN(PodInit init, StartPodInit(init_program_, pod_.user_namespace.get(),
+                                                      config_.init_cgroup()));
+    pod_.init_pid = init.pid;
+    pod_.init_pidfd = std::move(init.pidfd);
+    return absl::OkStatus();
+  }
+
+  const PodConfig& config_;
+  const int init_program_;
+  PodContext pod_;
+  bool bound_ = false;
+};
+
+}  // namespace
+
+sys::OperationSteps PodSetupSteps() { return PodSetup::Steps().Names(); }
+
+absl::StatusOr<PodContext> SetUpPod(const PodConfig& config, int init_program,
+                                    sys::Faults* faults) {
+  PodSetup setup(config, init_program);
+  DAVIT_RETURN_IF_ERROR(PodSetup::Steps().Run(&setup, faults));
+  return setup.Take();
 }
 
 }  // namespace davit::sandbox

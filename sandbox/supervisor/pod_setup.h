@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "proto/supervisor.pb.h"
+#include "runtime/sys/steps.h"
 #include "runtime/sys/unique_fd.h"
 
 // What makes a process the supervisor of a pod: namespaces, and what belongs to them.
@@ -27,8 +28,11 @@ struct PodContext {
 // loopback up, sysctls, hostname, the binding of the network namespace at netns_path, and
 // davit-init (from `init_program`, an executable memfd) if PID is shared. To be called once, by a
 // process with one thread: namespaces belong to threads. On failure the binding is gone again, and
-// the process is of no further use.
-absl::StatusOr<PodContext> SetUpPod(const supervisor::v1::PodConfig& config, int init_program);
+// the process is of no further use. `faults`: for tests; null: none.
+absl::StatusOr<PodContext> SetUpPod(const supervisor::v1::PodConfig& config, int init_program,
+                                    sys::Faults* faults = nullptr);
+// Its steps by their names.
+sys::OperationSteps PodSetupSteps();
 
 // Unmounts and removes the binding of the network namespace; without one, success.
 absl::Status RemoveNetnsBinding(const std::string& netns_path);

@@ -46,28 +46,62 @@ absl::StatusOr<std::unique_ptr<Supervisor>> Supervisor::Start(PodConfig config,
   return supervisor;
 }
 
+const Supervisor::SetUpOperation& Supervisor::SetUpSteps() {
+  static const SetUpOperation steps(
+      "set up supervisor", {{"become a subreaper", &Supervisor::BecomeReaper},
+                            // Namespaces first: the writer thread has to be a member, too.
+                            {"set up the pod", &Supervisor::MakePod, sys::StepKind::kRequest},
+                            {"watch the pod's init", &Supervisor::WatchInit},
+                            {"start the log writer", &Supervisor::StartLogWriter},
+                            // Last: from here on the pod answers.
+                            {"serve", &Supervisor::Serve}});
+  return steps;
+}
+
+std::vector<sys::OperationSteps> Supervisor::Steps() {
+  std::vector<sys::OperationSteps> steps = {SetUpSteps().Names(), PodSetupSteps()};
+  for (sys::OperationSteps& more : Container::Steps()) steps.push_back(std::move(more));
+  return steps;
+}
+
 absl::Status Supervisor::SetUp(Inheritance inheritance) {
-  if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0) {
-    return sys::ErrnoStatus(errno, "become a subreaper");
+  if (const auto order = sys::ParseFaultOrder(config_.fault()); order.ok()) {
+    faults_.emplace(sys::Faults::Only(*order));
   }
+  return SetUpSteps().Run(this, faults(), &inheritance);
+}
+
+absl::Status Supervisor::BecomeReaper(Inheritance*) {
+  if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0) return sys::ErrnoStatus(errno, "prctl");
   DAVIT_ASSIGN_OR_RETURN(loop_, EventLoop::Create());
   DAVIT_ASSIGN_OR_RETURN(reaper_, ChildReaper::Create(loop_.get()));
-  // Namespaces first: the writer thread has to be a member, too.
-  DAVIT_ASSIGN_OR_RETURN(pod_, SetUpPod(config_, inheritance.init_program.get()));
-  if (pod_.init_pid != 0) {
-    DAVIT_RETURN_IF_ERROR(reaper_->Await(pod_.init_pid, pod_.init_pidfd.get(), [this](int) {
-      pod_.init_pid = 0;
-      if (std::exchange(awaiting_init_, false)) FinishShutdown();
-    }));
-  }
+  return absl::OkStatus();
+}
+
+absl::Status Supervisor::MakePod(Inheritance* inheritance) {
+  DAVIT_ASSIGN_OR_RETURN(pod_, SetUpPod(config_, inheritance->init_program.get(), faults()));
+  return absl::OkStatus();
+}
+
+absl::Status Supervisor::WatchInit(Inheritance*) {
+  if (pod_.init_pid == 0) return absl::OkStatus();
+  return reaper_->Await(pod_.init_pid, pod_.init_pidfd.get(), [this](int) {
+    pod_.init_pid = 0;
+    if (std::exchange(awaiting_init_, false)) FinishShutdown();
+  });
+}
+
+absl::Status Supervisor::StartLogWriter(Inheritance*) {
   DAVIT_ASSIGN_OR_RETURN(log_writer_, LogWriter::Start(LogOptions(config_)));
-  DAVIT_RETURN_IF_ERROR(loop_->Watch(log_writer_->completion_fd(), EPOLLIN,
-                                     [this](uint32_t) { log_writer_->RunCompletions(); }));
+  return loop_->Watch(log_writer_->completion_fd(), EPOLLIN,
+                      [this](uint32_t) { log_writer_->RunCompletions(); });
+}
+
+absl::Status Supervisor::Serve(Inheritance* inheritance) {
   tools_ = PodTools{loop_.get(), reaper_.get(), log_writer_.get(), &pod_};
-  // Last: from here on the pod answers.
   DAVIT_ASSIGN_OR_RETURN(
       server_, ProtocolServer::Start(loop_.get(), this, config_.pod_dir() + "/supervisor.sock",
-                                     std::move(inheritance.connection)));
+                                     std::move(inheritance->connection)));
   TrimSoon();
   return absl::OkStatus();
 }

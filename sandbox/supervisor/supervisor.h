@@ -3,12 +3,14 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "proto/supervisor.pb.h"
+#include "runtime/sys/steps.h"
 #include "runtime/sys/unique_fd.h"
 #include "sandbox/supervisor/child_reaper.h"
 #include "sandbox/supervisor/container.h"
@@ -35,6 +37,9 @@ class Supervisor final : private ProtocolServer::Handler {
                                                            Inheritance inheritance);
   ~Supervisor() override;
 
+  // The steps of every operation by their names, for fault injection.
+  static std::vector<sys::OperationSteps> Steps();
+
   // Until a Shutdown request has been carried out and answered.
   void Run();
 
@@ -53,7 +58,15 @@ class Supervisor final : private ProtocolServer::Handler {
   };
 
   explicit Supervisor(supervisor::v1::PodConfig config) : config_(std::move(config)) {}
+  using SetUpOperation = sys::Operation<Supervisor, Inheritance*>;
+  static const SetUpOperation& SetUpSteps();
   absl::Status SetUp(Inheritance inheritance);
+  absl::Status BecomeReaper(Inheritance* inheritance);
+  absl::Status MakePod(Inheritance* inheritance);
+  absl::Status WatchInit(Inheritance* inheritance);
+  absl::Status StartLogWriter(Inheritance* inheritance);
+  absl::Status Serve(Inheritance* inheritance);
+  sys::Faults* faults() { return faults_.has_value() ? &*faults_ : nullptr; }
 
   // ProtocolServer::Handler
   void OnRequest(ConnectionId connection, const supervisor::v1::ToSupervisor& request,
@@ -85,6 +98,7 @@ class Supervisor final : private ProtocolServer::Handler {
   void TrimSoon();
 
   const supervisor::v1::PodConfig config_;
+  std::optional<sys::Faults> faults_;  // of the configuration, for tests
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<ChildReaper> reaper_;
   std::unique_ptr<LogWriter> log_writer_;
