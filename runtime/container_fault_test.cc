@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -244,6 +245,42 @@ TEST(ContainerFaultTest, ABindSourceThatHangsIsGivenUpAtTheDeadlineAndNamed) {
       << status;
   const Residue after = bundle.Count();
   EXPECT_EQ(after, before) << after.ToString();
+}
+
+TEST(ContainerFaultTest, WithTooFewDescriptorsNothingOfAnOperationIsLeft) {
+  Bundle bundle;
+  const Container::Options options = bundle.Options(bundle.DefaultSpec());
+  auto compiled = plan::CompileCreate(options.spec, options.inputs);
+  ASSERT_TRUE(compiled.ok());
+  const sys::UniqueFd plan = Memfd(compiled->blob);
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const Residue residue = bundle.Count();
+  int failures = 0;
+  for (rlim_t room = 0;; ++room) {
+    ASSERT_LT(room, 100u);
+    FreshUpper(options);
+    auto launch = Launch::Open(plan.get(), {});
+    ASSERT_TRUE(launch.ok()) << launch.status();
+    const sys::UniqueFd next(open("/dev/null", O_RDONLY | O_CLOEXEC));
+    const rlimit limit{static_cast<rlim_t>(next.get()) + 1 + room, before.rlim_max};
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    absl::Status status = (*launch)->Prepare();
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+    if (status.ok() && (*launch)->helper_pidfd() >= 0) {
+      siginfo_t info = {};
+      waitid(P_PIDFD, static_cast<id_t>((*launch)->helper_pidfd()), &info, WEXITED | WNOWAIT);
+      status = (*launch)->FinishPrepare();
+    }
+    absl::Status undone = (*launch)->Undo();
+    EXPECT_TRUE(undone.ok()) << undone;
+    launch->reset();
+    EXPECT_EQ(bundle.Count().cgroups, residue.cgroups) << room << " descriptors: " << status;
+    if (status.ok()) break;
+    ++failures;
+    EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  }
+  EXPECT_GT(failures, 2);
 }
 
 TEST(ContainerFaultTest, APlanOfAnotherVersionIsRefusedAsSuch) {

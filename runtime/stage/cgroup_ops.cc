@@ -117,7 +117,10 @@ int MakeCgroup(Stage& stage, const Op& op) {
     }
   }
   const int fd = raw::OpenAt(AT_FDCWD, path, O_RDONLY | O_DIRECTORY);
-  if (fd < 0) return fd;
+  if (fd < 0) {
+    if (trace.made != 0) UndoCgroup(stage, op, trace);
+    return fd;
+  }
   stage.fds[op.b] = fd;
   return 0;
 }
