@@ -24,6 +24,7 @@ struct Config {
   std::string helper_dir;  // of davit-pod, davit-init, davit-unpack; "" = beside davitd
   std::string cgroup_parent = "/davit";
   std::string netns_dir = "/run/netns";
+  bool upgrade_supervisors = true;
 
   // [containers]
   bool refuse_missing_host_paths = false;

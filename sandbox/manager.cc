@@ -22,7 +22,10 @@ absl::StatusOr<std::unique_ptr<Manager>> Manager::Open(ManagerOptions options, M
 }
 
 ManagerImpl::ManagerImpl(ManagerOptions options, MetadataCodec codec, images::ImageService* images)
-    : options_(std::move(options)), codec_(std::move(codec)), images_(images) {}
+    : options_(std::move(options)),
+      codec_(std::move(codec)),
+      images_(images),
+      upgrade_supervisors_(options_.upgrade_supervisors) {}
 
 ManagerImpl::~ManagerImpl() { Shutdown(); }
 

@@ -14,6 +14,7 @@
 #include "sandbox/manager_impl.h"
 #include "sandbox/pod_files.h"
 #include "sandbox/pod_sysctls.h"
+#include "sandbox/protocol_version.h"
 #include "sandbox/record_conversion.h"
 #include "sandbox/records.h"
 
@@ -25,7 +26,6 @@ namespace {
 constexpr absl::Duration kHelloTimeout = absl::Seconds(30);
 constexpr absl::Duration kGroupTimeout = absl::Seconds(5);
 constexpr int kSupervisorOomScore = -998;  // as peers give their sandboxes
-constexpr uint32_t kProtocolVersion = 1;
 
 absl::Status CheckSpec(const PodSpec& spec) {
   if (spec.name_key.empty()) return absl::InvalidArgumentError("run pod: it has no name");
@@ -103,6 +103,7 @@ absl::StatusOr<std::string> ManagerImpl::RunPod(PodSpec spec) {
   auto answer = run.client->CallAndWait(HelloRequest(), {}, kHelloTimeout);
   if (!answer.ok()) return sys::Annotate(answer.status(), "start the pod's supervisor");
   run.pod->set_init_pid(answer->reply.hello().init_pid());
+  DAVIT_RETURN_IF_ERROR(NoteBuild(run.pod, answer->reply.hello()));
   if (run.spec.network == NamespaceMode::kPod) DAVIT_RETURN_IF_ERROR(AttachNetwork(&run));
   DAVIT_RETURN_IF_ERROR(PublishPod(&run));
   run.undo.Dismiss();
@@ -162,6 +163,7 @@ absl::Status ManagerImpl::BeginPod(PodRun* run) {
 absl::Status ManagerImpl::StartSupervisor(PodRun* run) {
   supervisor::v1::PodConfig config;
   config.set_protocol_version(kProtocolVersion);
+  config.set_program_id(launcher_->program_id());
   config.set_sandbox_id(run->id);
   config.set_pod_dir(run->pod->fixed().directory);
   config.set_new_network_namespace(run->spec.network == NamespaceMode::kPod);
