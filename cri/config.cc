@@ -251,6 +251,7 @@ absl::StatusOr<Config> ParseConfig(absl::string_view text, absl::string_view nam
       {"helper_dir", Path(&config.helper_dir)},
       {"cgroup_parent", Path(&config.cgroup_parent)},
       {"netns_dir", Path(&config.netns_dir)},
+      {"upgrade_supervisors", Boolean(&config.upgrade_supervisors)},
       {"containers",
        parser.Table("containers.",
                     {
@@ -314,6 +315,7 @@ std::string ConfigJson(const Config& config) {
       {"helperDir", config.helper_dir},
       {"cgroupParent", config.cgroup_parent},
       {"netnsDir", config.netns_dir},
+      {"upgradeSupervisors", config.upgrade_supervisors},
       {"containers",
        {{"refuseMissingHostPaths", config.refuse_missing_host_paths},
         {"unprivilegedPorts", config.unprivileged_ports},

@@ -25,6 +25,7 @@ struct Config {
   std::string cgroup_parent = "/davit";
   std::string netns_dir = "/run/netns";
   std::string faults_path;  // by flag alone, for tests; "" = no faults
+  bool upgrade_supervisors = true;
 
   // [containers]
   bool refuse_missing_host_paths = false;

@@ -81,6 +81,7 @@ sandbox::ManagerOptions ManagerOptions(const Config& config, const Helpers& help
   options.refuse_missing_host_paths = config.refuse_missing_host_paths;
   options.log_buffer_size = config.log_buffer_size;
   options.log_drop_when_full = config.log_drop_when_full;
+  options.upgrade_supervisors = config.upgrade_supervisors;
   options.features = features;
   options.faults = faults;
   options.report = [](sandbox::Severity severity, const std::string& message) {
@@ -120,6 +121,7 @@ class DaemonImpl final : public Daemon {
   void Reload(const Config& config) override {
     SetLogLevel(config.log_level);
     images_->SetRegistries(config.registries);
+    manager_->SetUpgradeSupervisors(config.upgrade_supervisors);
     Log(LogLevel::kInfo, "configuration read again",
         {{"registries", absl::StrCat(config.registries.size())}});
   }

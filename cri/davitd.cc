@@ -15,8 +15,8 @@
 #include "cri/daemon.h"
 #include "cri/idle_pages.h"
 #include "cri/log.h"
-#include "cri/node_service.h"
 #include "cri/options.h"
+#include "runtime/sys/version.h"
 
 namespace davit::cri {
 namespace {
@@ -64,7 +64,7 @@ int Serve(const Options& options, const Config& config) {
   LimitMemory();
   InitLog(config.log_level);
   Log(LogLevel::kInfo, "davitd starts",
-      {{"version", kVersion}, {"root", config.root}, {"state", config.state}});
+      {{"version", sys::Version()}, {"root", config.root}, {"state", config.state}});
   absl::StatusOr<std::unique_ptr<Daemon>> daemon = Daemon::Start(config);
   if (!daemon.ok()) {
     Log(LogLevel::kError, "davitd cannot start",
@@ -101,7 +101,7 @@ int Main(int argc, char** argv) {
     return 0;
   }
   if (options->version) {
-    std::printf("davitd %s\n", kVersion);
+    std::printf("davitd %s\n", sys::Version());
     return 0;
   }
   const absl::StatusOr<Config> config = EffectiveConfig(*options);

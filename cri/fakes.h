@@ -38,6 +38,7 @@ class FakeManager final : public sandbox::Manager {
       absl::string_view id) const override;
   std::vector<std::shared_ptr<const sandbox::PodView>> ListPods() const override;
   std::vector<std::shared_ptr<const sandbox::ContainerView>> ListContainers() const override;
+  void SetUpgradeSupervisors(bool) override {}
   sandbox::NetworkStatus Network() const override { return network; }
   std::string CniConfigJson() const override { return R"({"name":"fake"})"; }
   void Shutdown() override {}

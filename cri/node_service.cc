@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "cri/translate_pod.h"
 #include "proto/api.pb.h"
+#include "runtime/sys/version.h"
 
 namespace davit::cri {
 namespace {
@@ -13,9 +14,9 @@ namespace v1 = ::runtime::v1;
 using Runs = Method::Runs;
 
 void FillVersion(v1::VersionResponse* out) {
-  out->set_version(kVersion);  // of the interface that the kubelet once negotiated
+  out->set_version("0.1.0");  // of the interface that the kubelet once negotiated
   out->set_runtime_name("davit");
-  out->set_runtime_version(kVersion);
+  out->set_runtime_version(sys::Version());
   out->set_runtime_api_version("v1");
 }
 

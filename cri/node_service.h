@@ -10,8 +10,6 @@
 
 namespace davit::cri {
 
-inline constexpr char kVersion[] = "0.1.0";
-
 // The part of RuntimeService that is about the node: Version, Status, RuntimeConfig,
 // UpdateRuntimeConfig. `manager` must outlive the methods. Thread-safe.
 struct NodeService {

@@ -92,6 +92,7 @@ absl::Status ManagerImpl::CheckContainer(ContainerMaking* making) {
     return absl::InvalidArgumentError("it has no process to run");
   }
   DAVIT_ASSIGN_OR_RETURN(making->pod, registry_.FindPod(making->spec.pod_id));
+  DAVIT_RETURN_IF_ERROR(sys::Annotate(EnsureOurPlans(making->pod), "create container"));
   making->pod_pass = making->pod->gate().EnterBlocking(OperationGate::Mode::kShared);
   if (making->pod->phase() != PodPhase::kReady) {
     return absl::FailedPreconditionError(

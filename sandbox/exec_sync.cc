@@ -53,6 +53,14 @@ void ManagerImpl::ExecSync(ExecSpec spec, std::function<void(absl::StatusOr<Exec
     return done(absl::FailedPreconditionError(
         absl::StrCat(what, ": it is ", PhaseName(container->phase()))));
   }
+  if (const PodPtr pod = container->fixed().pod; !ExecutesOurPlans(*pod)) {
+    workers_.Run([this, pod, what, spec = std::move(spec), done = std::move(done)]() mutable {
+      const absl::Status ensured = EnsureOurPlans(pod);
+      if (!ensured.ok()) return done(sys::Annotate(ensured, what));
+      ExecSync(std::move(spec), std::move(done));
+    });
+    return;
+  }
   const auto client = container->fixed().pod->client();
   if (client == nullptr) {
     return done(absl::UnavailableError(what + ": its supervisor cannot be reached"));

@@ -39,7 +39,10 @@ std::vector<sys::OperationSteps> ManagerImpl::Steps() {
 }
 
 ManagerImpl::ManagerImpl(ManagerOptions options, MetadataCodec codec, images::ImageService* images)
-    : options_(std::move(options)), codec_(std::move(codec)), images_(images) {}
+    : options_(std::move(options)),
+      codec_(std::move(codec)),
+      images_(images),
+      upgrade_supervisors_(options_.upgrade_supervisors) {}
 
 ManagerImpl::~ManagerImpl() { Shutdown(); }
 

@@ -178,6 +178,10 @@ struct ManagerOptions {
   // How long a supervisor may take to carry out SIGKILL, and then to answer at all, before it is
   // taken for hung and killed itself (its pod is then lost).
   absl::Duration supervisor_patience = absl::Seconds(10);
+  // Supervisors that run another davit-pod than `supervisor` get this one, in place, when they are
+  // reached. One that cannot execute this davitd's plans, or does not speak its protocol, is
+  // upgraded in any case before it is asked to.
+  bool upgrade_supervisors = true;
   // What an operator should read: limits of this node, said once at start; records set aside;
   // supervisors lost; network teardown that failed and is retried. Called from any thread, must not
   // call back into the manager. Empty: nothing is said.
@@ -248,6 +252,10 @@ class Manager {
       absl::string_view id) const = 0;
   virtual std::vector<std::shared_ptr<const PodView>> ListPods() const = 0;
   virtual std::vector<std::shared_ptr<const ContainerView>> ListContainers() const = 0;
+
+  // ManagerOptions::upgrade_supervisors from now on. With true, those that run another program are
+  // upgraded in the background.
+  virtual void SetUpgradeSupervisors(bool upgrade) = 0;
 
   virtual NetworkStatus Network() const = 0;
   virtual std::string CniConfigJson() const = 0;  // for `crictl info`

@@ -2,12 +2,14 @@
 #define DAVIT_SANDBOX_MANAGER_IMPL_H_
 
 #include <atomic>
+#include <deque>
 #include <functional>
 #include <initializer_list>
 #include <map>
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -67,6 +69,7 @@ class ManagerImpl : public Manager {
       absl::string_view id) const override;
   std::vector<std::shared_ptr<const PodView>> ListPods() const override;
   std::vector<std::shared_ptr<const ContainerView>> ListContainers() const override;
+  void SetUpgradeSupervisors(bool upgrade) override;
   NetworkStatus Network() const override;
   std::string CniConfigJson() const override;
   void Shutdown() override;
@@ -85,6 +88,25 @@ class ManagerImpl : public Manager {
   using StopOperation = sys::Operation<ManagerImpl, ContainerStop*>;
   using ContainerOperation = sys::Operation<ManagerImpl, ContainerMaking*>;
   using ContainerEndOperation = sys::Operation<ManagerImpl, const ContainerPtr&>;
+
+  // upgrade_supervisor.cc
+  // On the loop, after every Hello: notes what runs there, and sees to it that it becomes ours.
+  // FailedPrecondition, naming both versions, if davitd and supervisor do not understand each
+  // other.
+  absl::Status NoteBuild(const PodPtr& pod, const supervisor::v1::HelloReply& hello);
+  // One that failed so is upgraded at once, and asked again.
+  void UpgradeForeign(const PodPtr& pod, const std::shared_ptr<SupervisorClient>& client,
+                      const absl::Status& why, absl::Duration timeout,
+                      std::function<void(absl::Status)> done);
+  // Lets the upgrade come to its turn: few at a time.
+  void QueueUpgrade(const PodPtr& pod, absl::Duration delay);
+  void RunQueuedUpgrades();
+  // On a worker, when nothing else is done to the pod: replaces the program if it is not ours yet.
+  absl::Status UpgradeSupervisor(const PodPtr& pod, SupervisorClient* client);
+  // True if the supervisor executes the plans that this davitd makes.
+  bool ExecutesOurPlans(const Pod& pod) const;
+  // Waits, and upgrades it if it does not.
+  absl::Status EnsureOurPlans(const PodPtr& pod);
 
   // One call that is under way on a thread of its caller: Shutdown waits for it.
   class CallInProgress {
@@ -258,6 +280,7 @@ class ManagerImpl : public Manager {
   absl::Status ReadPods(std::vector<FoundPod>* found);
   absl::Status LoadPod(const std::string& id, FoundPod* found);
   void LoadContainers(const PodPtr& pod);
+  void ReportNewer(const std::string& what, uint32_t version);
   absl::Status LoadContainer(const PodPtr& pod, const std::string& id);
   void ReachAll(std::vector<FoundPod>* found);
   void SettleFound(FoundPod* found);
@@ -283,6 +306,7 @@ class ManagerImpl : public Manager {
   std::unique_ptr<IoLoop> loop_;
   Workers workers_{64};
   std::atomic<bool> shutting_down_{false};
+  std::atomic<bool> upgrade_supervisors_;
   // Pods whose records a newer davitd wrote. Filled by Recover, then constant.
   std::set<std::string> left_alone_;
 
@@ -291,6 +315,9 @@ class ManagerImpl : public Manager {
   int calls_ ABSL_GUARDED_BY(mutex_) = 0;
   // Pods whose ADD is under way: their attachments are not left over.
   std::set<std::string> attaching_ ABSL_GUARDED_BY(mutex_);
+  // Pods whose supervisors are to be upgraded, with the delay before the next try.
+  std::deque<std::pair<std::weak_ptr<Pod>, absl::Duration>> upgrades_ ABSL_GUARDED_BY(mutex_);
+  int upgrades_running_ ABSL_GUARDED_BY(mutex_) = 0;
   bool network_retry_scheduled_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Duration network_retry_delay_ ABSL_GUARDED_BY(mutex_) = absl::Seconds(10);
 };

@@ -313,28 +313,6 @@ TEST_F(ManagerRecoveryTest, APodStoppedWithoutRoomForItsRecordStaysStopped) {
   ExpectNothingLeft();
 }
 
-TEST_F(ManagerRecoveryTest, ARecordOfANewerVersionIsLeftAlone) {
-  const std::string pod = Pod("newer");
-  const std::string id = Run(pod, "c", "sleep 1000");
-  const std::string upper = View(id)->upper_dir;
-  const std::string directory = absl::StrCat(node_.options().state, "/pods/", pod);
-  node_.StopManager();
-  auto record = ReadPodRecord(directory);
-  ASSERT_TRUE(record.ok());
-  record->set_format_version(99);
-  ASSERT_TRUE(WritePodRecord(directory, *record).ok());
-  ASSERT_TRUE(node_.Restart().ok());
-  EXPECT_TRUE(node_->ListPods().empty());
-  EXPECT_EQ(access((directory + "/record").c_str(), F_OK), 0);
-  EXPECT_TRUE(absl::StrContains(Reports(), "newer")) << Reports();
-  EXPECT_EQ(access(upper.c_str(), F_OK), 0) << "what its containers write to is in use";
-  node_.StopManager();
-  record->set_format_version(1);
-  ASSERT_TRUE(WritePodRecord(directory, *record).ok());
-  ASSERT_TRUE(node_.Restart().ok());
-  EXPECT_EQ((*node_->FindPod(pod))->state, PodState::kReady);
-}
-
 TEST_F(ManagerRecoveryTest, ShutdownEndsCallsThatWait) {
   const std::string pod = Pod("shutdown");
   const std::string id = Run(pod, "c", "trap '' TERM; while :; do sleep 0.1; done");

@@ -16,6 +16,7 @@
 #include "proto/state.pb.h"
 #include "runtime/sys/errno.h"
 #include "runtime/sys/file.h"
+#include "runtime/sys/version.h"
 
 namespace davit::sandbox {
 namespace {
@@ -38,6 +39,11 @@ uint32_t GetU32(absl::string_view in, size_t offset) {
     value |= static_cast<uint32_t>(static_cast<unsigned char>(in[offset + i])) << (8 * i);
   }
   return value;
+}
+
+std::string NewerThanOurs(absl::string_view what, uint32_t version) {
+  return absl::StrCat(what, " has format ", version, ", written by a newer davitd; davitd ",
+                      sys::Version(), " reads formats up to ", kRecordVersion);
 }
 
 uint32_t Crc(absl::string_view data) {
@@ -73,7 +79,8 @@ absl::Status WriteRecord(const std::string& directory, absl::string_view magic,
 }
 
 template <typename Record>
-absl::StatusOr<Record> ReadRecord(const std::string& directory, absl::string_view magic) {
+absl::StatusOr<Record> ReadRecord(const std::string& directory, absl::string_view magic,
+                                  Newer newer) {
   const std::string path = absl::StrCat(directory, "/", kRecordFile);
   DAVIT_ASSIGN_OR_RETURN(std::string file, sys::ReadFileAt(AT_FDCWD, path, kMaxRecord));
   auto payload = UnframeRecord(magic, file);
@@ -82,9 +89,8 @@ absl::StatusOr<Record> ReadRecord(const std::string& directory, absl::string_vie
   if (!record.ParseFromString(*payload)) {
     return absl::DataLossError(absl::StrCat(path, ": the payload is not a record"));
   }
-  if (record.format_version() > kRecordVersion) {
-    return absl::UnimplementedError(absl::StrCat(path, ": format version ", record.format_version(),
-                                                 " is newer than this davitd understands"));
+  if (record.format_version() > kRecordVersion && newer == Newer::kRefuse) {
+    return absl::UnimplementedError(NewerThanOurs(path, record.format_version()));
   }
   return record;
 }
@@ -109,8 +115,7 @@ absl::StatusOr<std::string> UnframeRecord(absl::string_view magic, absl::string_
   }
   const uint32_t version = GetU32(file, 8);
   if (version > kRecordVersion) {
-    return absl::UnimplementedError(
-        absl::StrCat("record format version ", version, " is newer than this davitd understands"));
+    return absl::UnimplementedError(NewerThanOurs("the record", version));
   }
   const absl::string_view payload = file.substr(kHeaderSize);
   if (payload.size() != GetU32(file, 12) || Crc(payload) != GetU32(file, 16)) {
@@ -122,8 +127,8 @@ absl::StatusOr<std::string> UnframeRecord(absl::string_view magic, absl::string_
 absl::Status WritePodRecord(const std::string& directory, const state::v1::PodRecord& record) {
   return WriteRecord(directory, kPodMagic, record);
 }
-absl::StatusOr<state::v1::PodRecord> ReadPodRecord(const std::string& directory) {
-  return ReadRecord<state::v1::PodRecord>(directory, kPodMagic);
+absl::StatusOr<state::v1::PodRecord> ReadPodRecord(const std::string& directory, Newer newer) {
+  return ReadRecord<state::v1::PodRecord>(directory, kPodMagic, newer);
 }
 absl::Status MarkPodStopped(const std::string& directory) {
   return sys::OpenAt(AT_FDCWD, absl::StrCat(directory, "/", kStoppedFile),
@@ -138,8 +143,9 @@ absl::Status WriteContainerRecord(const std::string& directory,
                                   const state::v1::ContainerRecord& record) {
   return WriteRecord(directory, kContainerMagic, record);
 }
-absl::StatusOr<state::v1::ContainerRecord> ReadContainerRecord(const std::string& directory) {
-  return ReadRecord<state::v1::ContainerRecord>(directory, kContainerMagic);
+absl::StatusOr<state::v1::ContainerRecord> ReadContainerRecord(const std::string& directory,
+                                                               Newer newer) {
+  return ReadRecord<state::v1::ContainerRecord>(directory, kContainerMagic, newer);
 }
 
 absl::StatusOr<std::string> ReadBootId() {

@@ -45,17 +45,28 @@ namespace davit::sandbox {
 inline constexpr uint32_t kRecordVersion = 1;
 inline constexpr char kRecordFile[] = "record";
 
+// What to do with a record whose format_version is greater than ours.
+enum class Newer {
+  kRefuse,  // Unimplemented, with both versions
+  // Take the fields that are known. The others stay in the message, and so in the record that is
+  // written from it.
+  kTake,
+};
+
 // All take the directory that holds the record. Errors of reading: NotFound without a file;
-// DataLoss for a file that is not a record or is damaged; Unimplemented for a newer version.
+// DataLoss for a file that is not a record or is damaged; Unimplemented for a newer version, as far
+// as `newer` does not take it.
 absl::Status WritePodRecord(const std::string& directory, const state::v1::PodRecord& record);
-absl::StatusOr<state::v1::PodRecord> ReadPodRecord(const std::string& directory);
 // Says that a pod is stopped where there is no room for a new record: an empty file, which a full
 // disk still takes.
 absl::Status MarkPodStopped(const std::string& directory);
 bool IsPodMarkedStopped(const std::string& directory);
+absl::StatusOr<state::v1::PodRecord> ReadPodRecord(const std::string& directory,
+                                                   Newer newer = Newer::kRefuse);
 absl::Status WriteContainerRecord(const std::string& directory,
                                   const state::v1::ContainerRecord& record);
-absl::StatusOr<state::v1::ContainerRecord> ReadContainerRecord(const std::string& directory);
+absl::StatusOr<state::v1::ContainerRecord> ReadContainerRecord(const std::string& directory,
+                                                               Newer newer = Newer::kRefuse);
 
 // The frame around a payload, and back.
 std::string FrameRecord(absl::string_view magic, absl::string_view payload);

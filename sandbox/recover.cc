@@ -11,6 +11,7 @@
 #include "runtime/sys/file.h"
 #include "runtime/sys/socket.h"
 #include "runtime/sys/spawn.h"
+#include "runtime/sys/version.h"
 #include "sandbox/hello.h"
 #include "sandbox/manager_impl.h"
 #include "sandbox/netns_binding.h"
@@ -116,7 +117,7 @@ void ManagerImpl::PutLayerAside(const std::string& container_id) {
 
 absl::Status ManagerImpl::LoadPod(const std::string& id, FoundPod* found) {
   const std::string directory = absl::StrCat(PodsDirectory(), "/", id);
-  DAVIT_ASSIGN_OR_RETURN(auto record, ReadPodRecord(directory));
+  DAVIT_ASSIGN_OR_RETURN(auto record, ReadPodRecord(directory, Newer::kTake));
   if (IsPodMarkedStopped(directory)) record.set_ready(false);
   if (record.id() != id) {
     return absl::DataLossError(absl::StrCat("its record is of pod \"", record.id(), "\""));
@@ -128,6 +129,8 @@ absl::Status ManagerImpl::LoadPod(const std::string& id, FoundPod* found) {
   fixed.owns_cgroup = record.owns_cgroup();
   fixed.supervisor_leaf = record.supervisor_cgroup();
   fixed.boot_id = record.boot_id();
+  fixed.newer_record = record.format_version() > kRecordVersion;
+  if (fixed.newer_record) ReportNewer(absl::StrCat("pod ", id), record.format_version());
   auto name = registry_.pod_names().Reserve(view.spec.name_key, id);
   if (!name.ok()) {
     Report(Severity::kWarning, absl::StrCat("pod ", id, ": ", name.status().message()));
@@ -140,6 +143,14 @@ absl::Status ManagerImpl::LoadPod(const std::string& id, FoundPod* found) {
                                      std::move(view));
   found->pass = found->pod->gate().EnterBlocking(OperationGate::Mode::kExclusive);
   return absl::OkStatus();
+}
+
+void ManagerImpl::ReportNewer(const std::string& what, uint32_t version) {
+  Report(
+      Severity::kError,
+      absl::StrCat("the record of ", what, " has format ", version,
+                   ", written by a newer davitd; davitd ", sys::Version(), " reads formats up to ",
+                   kRecordVersion, ": it is shown as far as it is understood, and left alone"));
 }
 
 void ManagerImpl::LoadContainers(const PodPtr& pod) {
@@ -164,18 +175,42 @@ void ManagerImpl::LoadContainers(const PodPtr& pod) {
 
 absl::Status ManagerImpl::LoadContainer(const PodPtr& pod, const std::string& id) {
   const std::string directory = absl::StrCat(pod->fixed().directory, "/containers/", id);
-  DAVIT_ASSIGN_OR_RETURN(const auto record, ReadContainerRecord(directory));
+  auto record_or = ReadContainerRecord(directory, Newer::kTake);
+  bool newer = absl::IsUnimplemented(record_or.status());
+  if (newer) {
+    // Nothing can be read of it, but that there is this container.
+    Report(Severity::kError,
+           absl::StrCat("container ", id, " is left alone: ", record_or.status().message()));
+    record_or.emplace();
+    record_or->set_id(id);
+    record_or->set_pod_id(pod->id());
+    record_or->set_name_key(id);
+    record_or->set_cgroup_path(absl::StrCat(pod->view()->cgroup_path, "/", id));
+    record_or->set_stop_signal(SIGTERM);
+  } else if (record_or.ok() && record_or->format_version() > kRecordVersion) {
+    newer = true;
+    ReportNewer(absl::StrCat("container ", id), record_or->format_version());
+  }
+  if (!record_or.ok()) return record_or.status();
+  state::v1::ContainerRecord& record = *record_or;
   if (record.id() != id || record.pod_id() != pod->id()) {
     return absl::DataLossError(absl::StrCat("its record is of container \"", record.id(),
                                             "\" of pod \"", record.pod_id(), "\""));
   }
   const std::string layer = layers_->DirectoryOf(id);
-  DAVIT_ASSIGN_OR_RETURN(ContainerView view, FromRecord(record, directory, layer, codec_));
+  auto view_or = FromRecord(record, directory, layer, codec_);
+  if (!view_or.ok() && newer) {
+    record.clear_metadata();
+    view_or = FromRecord(record, directory, layer, codec_);
+  }
+  if (!view_or.ok()) return view_or.status();
+  ContainerView view = *std::move(view_or);
   Container::Fixed fixed;
   fixed.id = id;
   fixed.pod = pod;
   fixed.directory = directory;
   fixed.layer_directory = layer;
+  fixed.newer_record = newer;
   Container::Holds holds;
   auto name = registry_.container_names().Reserve(record.name_key(), id);
   if (name.ok()) {
@@ -236,6 +271,7 @@ void ManagerImpl::DiscardUnfinished(const PodPtr& pod) {
     // The supervisor has answered and does not know it, or is still creating it for a daemon that
     // is no more.
     if (container->phase() != ContainerPhase::kUnknown) continue;
+    if (container->fixed().newer_record) continue;
     const OperationGate::Pass pass =
         container->gate().EnterBlocking(OperationGate::Mode::kExclusive);
     if (container->phase() != ContainerPhase::kUnknown) continue;

@@ -268,6 +268,16 @@ void Pod::EndProbe() {
   probing_ = false;
 }
 
+Pod::Build Pod::build() const {
+  sys::MutexLock lock(&mutex_);
+  return build_;
+}
+
+void Pod::set_build(Build build) {
+  sys::MutexLock lock(&mutex_);
+  build_ = std::move(build);
+}
+
 int32_t Pod::init_pid() const {
   sys::MutexLock lock(&mutex_);
   return init_pid_;

@@ -71,6 +71,9 @@ class Container {
     std::shared_ptr<Pod> pod;
     std::string directory;  // bundle, record, status
     std::string layer_directory;
+    // Its record has a newer format: what it says may not be all. Nothing is done to it that nobody
+    // has asked for.
+    bool newer_record = false;
   };
   // What it holds while it lives.
   struct Holds {
@@ -145,7 +148,8 @@ class Pod {
     std::string directory;     // <state>/pods/<id>
     bool owns_cgroup = false;  // the pod's group is ours, to be removed
     std::string supervisor_leaf;
-    std::string boot_id;  // of the machine's run in which it was made
+    std::string boot_id;        // of the machine's run in which it was made
+    bool newer_record = false;  // as in Container::Fixed
   };
 
   Pod(Fixed fixed, NameTable::Reservation name, PodPhase phase, PodView view);
@@ -187,6 +191,14 @@ class Pod {
   // True unless somebody is finding out already whether the supervisor still answers.
   bool BeginProbe();
   void EndProbe();
+  // What runs as the supervisor, as it says itself.
+  struct Build {
+    std::string program_id;
+    std::string version;        // "": of the time before there were any
+    uint32_t plan_version = 0;  // 0: it has not said
+  };
+  Build build() const;
+  void set_build(Build build);
   int32_t init_pid() const;
   void set_init_pid(int32_t pid);
 
@@ -202,6 +214,7 @@ class Pod {
   Process process_ ABSL_GUARDED_BY(mutex_);
   bool loss_claimed_ ABSL_GUARDED_BY(mutex_) = false;
   bool probing_ ABSL_GUARDED_BY(mutex_) = false;
+  Build build_ ABSL_GUARDED_BY(mutex_);
   int32_t init_pid_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 using PodPtr = std::shared_ptr<Pod>;

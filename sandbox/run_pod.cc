@@ -14,6 +14,7 @@
 #include "sandbox/manager_impl.h"
 #include "sandbox/pod_files.h"
 #include "sandbox/pod_sysctls.h"
+#include "sandbox/protocol_version.h"
 #include "sandbox/record_conversion.h"
 #include "sandbox/records.h"
 
@@ -25,7 +26,6 @@ namespace {
 constexpr absl::Duration kHelloTimeout = absl::Seconds(30);
 constexpr absl::Duration kGroupTimeout = absl::Seconds(5);
 constexpr int kSupervisorOomScore = -998;  // as peers give their sandboxes
-constexpr uint32_t kProtocolVersion = 1;
 
 absl::Status CheckSpec(const PodSpec& spec) {
   if (spec.name_key.empty()) return absl::InvalidArgumentError("it has no name");
@@ -179,6 +179,7 @@ absl::Status ManagerImpl::MakePodDirectory(PodRun* run) {
 absl::Status ManagerImpl::StartSupervisor(PodRun* run) {
   supervisor::v1::PodConfig config;
   config.set_protocol_version(kProtocolVersion);
+  config.set_program_id(launcher_->program_id());
   config.set_sandbox_id(run->id);
   config.set_pod_dir(run->pod->fixed().directory);
   config.set_new_network_namespace(run->spec.network == NamespaceMode::kPod);
@@ -232,7 +233,7 @@ absl::Status ManagerImpl::WritePodFilesStep(PodRun* run) {
 absl::Status ManagerImpl::AwaitSupervisor(PodRun* run) {
   DAVIT_ASSIGN_OR_RETURN(auto answer, run->client->CallAndWait(HelloRequest(), {}, kHelloTimeout));
   run->pod->set_init_pid(answer.reply.hello().init_pid());
-  return absl::OkStatus();
+  return NoteBuild(run->pod, answer.reply.hello());
 }
 
 cni::Request ManagerImpl::NetworkRequest(const PodView& view) {

@@ -311,6 +311,10 @@ void ManagerImpl::AwaitLingering(std::shared_ptr<Lingering> lingering) {
 absl::Status ManagerImpl::UpdatePodRecord(const PodPtr& pod) {
   state::v1::PodRecord record;
   record.set_format_version(kRecordVersion);
+  if (pod->fixed().newer_record) {
+    // What a newer davitd has written there is kept for it.
+    DAVIT_ASSIGN_OR_RETURN(record, ReadPodRecord(pod->fixed().directory, Newer::kTake));
+  }
   record.set_boot_id(pod->fixed().boot_id);
   record.set_owns_cgroup(pod->fixed().owns_cgroup);
   record.set_supervisor_cgroup(pod->fixed().supervisor_leaf);

@@ -46,6 +46,8 @@ Reply::ResultCase ResultOf(ToSupervisor::RequestCase request) {
       return Reply::kStartContainer;
     case ToSupervisor::kExec:
       return Reply::kExec;
+    case ToSupervisor::kUpgrade:
+      return Reply::kUpgrade;
     default:
       return Reply::RESULT_NOT_SET;
   }

@@ -182,21 +182,26 @@ void ManagerImpl::Reach(const PodPtr& pod, absl::Duration timeout,
 void ManagerImpl::SayHello(const PodPtr& pod, const std::shared_ptr<SupervisorClient>& client,
                            const std::string& after, absl::Duration timeout,
                            std::function<void(absl::Status)> done) {
-  client->Call(HelloRequest(after), {}, timeout,
-               [=, this, done = std::move(done)](absl::StatusOr<SupervisorClient::Answer> answer) {
-                 absl::Status result = answer.status();
-                 if (result.ok()) {
-                   const supervisor::v1::HelloReply& hello = answer->reply.hello();
-                   auto pidfds = PidfdsOf(hello, after, std::move(answer->fds));
-                   result = pidfds.ok() ? Resync(pod, hello, *std::move(pidfds)) : pidfds.status();
-                   if (result.ok() && hello.more()) {
-                     const std::string& last = hello.containers().rbegin()->container_id();
-                     return SayHello(pod, client, last, timeout, done);
-                   }
-                 }
-                 if (!result.ok()) client->Close();
-                 done(result);
-               });
+  client->Call(
+      HelloRequest(after), {}, timeout,
+      [=, this, done = std::move(done)](absl::StatusOr<SupervisorClient::Answer> answer) {
+        absl::Status result = answer.status();
+        if (result.ok()) {
+          const supervisor::v1::HelloReply& hello = answer->reply.hello();
+          if (const absl::Status noted = after.empty() ? NoteBuild(pod, hello) : absl::OkStatus();
+              !noted.ok()) {
+            return UpgradeForeign(pod, client, noted, timeout, done);
+          }
+          auto pidfds = PidfdsOf(hello, after, std::move(answer->fds));
+          result = pidfds.ok() ? Resync(pod, hello, *std::move(pidfds)) : pidfds.status();
+          if (result.ok() && hello.more()) {
+            const std::string& last = hello.containers().rbegin()->container_id();
+            return SayHello(pod, client, last, timeout, done);
+          }
+        }
+        if (!result.ok()) client->Close();
+        done(result);
+      });
 }
 
 absl::Status ManagerImpl::Resync(const PodPtr& pod, const supervisor::v1::HelloReply& hello,
@@ -309,7 +314,7 @@ void ManagerImpl::SettleLostContainer(const ContainerPtr& container) {
   container->set_pidfd(sys::UniqueFd());
   if (!changed.ok()) return;
   // Said once, and the same after every restart.
-  auto record = ReadContainerRecord(directory);
+  auto record = ReadContainerRecord(directory, Newer::kTake);
   if (!record.ok()) return;
   const Container::View view = container->view();
   record->set_ended(true);

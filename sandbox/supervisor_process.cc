@@ -1,6 +1,7 @@
 #include "sandbox/supervisor_process.h"
 
 #include <fcntl.h>
+#include <openssl/sha.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -34,9 +36,11 @@ constexpr int kConfigFd = 4;
 constexpr int kInitFd = 5;
 constexpr int kSelfFd = 6;
 
-absl::StatusOr<sys::UniqueFd> LoadProgram(const std::string& path, const char* name) {
-  DAVIT_ASSIGN_OR_RETURN(const std::string program, sys::ReadFileAt(AT_FDCWD, path, kMaxProgram));
-  return sys::SealedMemfd(name, program);
+std::string Sha256(const std::string& data) {
+  unsigned char digest[SHA256_DIGEST_LENGTH];
+  SHA256(reinterpret_cast<const unsigned char*>(data.data()), data.size(), digest);
+  return absl::BytesToHexString(
+      absl::string_view(reinterpret_cast<const char*>(digest), sizeof digest));
 }
 
 }  // namespace
@@ -49,8 +53,11 @@ std::string LeafPrefix(absl::string_view unified, absl::string_view own) {
 absl::StatusOr<std::unique_ptr<SupervisorLauncher>> SupervisorLauncher::Create(
     const std::string& supervisor, const std::string& init) {
   auto launcher = std::unique_ptr<SupervisorLauncher>(new SupervisorLauncher());
-  DAVIT_ASSIGN_OR_RETURN(launcher->supervisor_, LoadProgram(supervisor, kProgramName));
-  DAVIT_ASSIGN_OR_RETURN(launcher->init_, LoadProgram(init, "davit-init"));
+  DAVIT_ASSIGN_OR_RETURN(std::string program, sys::ReadFileAt(AT_FDCWD, supervisor, kMaxProgram));
+  launcher->program_id_ = Sha256(program);
+  DAVIT_ASSIGN_OR_RETURN(launcher->supervisor_, sys::SealedMemfd(kProgramName, program));
+  DAVIT_ASSIGN_OR_RETURN(program, sys::ReadFileAt(AT_FDCWD, init, kMaxProgram));
+  DAVIT_ASSIGN_OR_RETURN(launcher->init_, sys::SealedMemfd("davit-init", program));
   DAVIT_ASSIGN_OR_RETURN(const runtime::cgroup::Layout layout, runtime::cgroup::DetectLayout());
   const int unified = layout.Unified();
   if (unified >= 0) {

@@ -29,8 +29,8 @@ class SupervisorLauncher {
   };
 
   // Reads the two programs into sealed memfds: what a container can reach of a supervisor through
-  // /proc is then never a writable file of the host's (CVE-2019-5736). An upgrade of the files
-  // takes effect with the next start of the daemon.
+  // /proc is then never a writable file of the host's (CVE-2019-5736). New files take effect with
+  // the next start of the daemon, which then upgrades the supervisors that run (ManagerOptions).
   static absl::StatusOr<std::unique_ptr<SupervisorLauncher>> Create(const std::string& supervisor,
                                                                     const std::string& init);
 
@@ -39,6 +39,11 @@ class SupervisorLauncher {
   // RemoveLeaf.
   absl::StatusOr<Process> Start(const supervisor::v1::PodConfig& config) const;
 
+  // davit-pod: the memfd, and what tells it from every other build: the SHA-256 of its content in
+  // hexadecimal digits.
+  int program() const { return supervisor_.get(); }
+  const std::string& program_id() const { return program_id_; }
+
   // Where the supervisor of this pod lives or would live; "" without a unified hierarchy.
   std::string LeafOf(const std::string& sandbox_id) const;
 
@@ -46,6 +51,7 @@ class SupervisorLauncher {
   SupervisorLauncher() = default;
   sys::UniqueFd supervisor_;
   sys::UniqueFd init_;
+  std::string program_id_;
   std::string leaf_prefix_;  // "/sys/fs/cgroup/unified/davitd.service/davit-pod-"
 };
 

@@ -33,7 +33,7 @@ absl::Status ManagerImpl::UpdateResources(const std::string& id,
                                                                  runtime::spec::kMaxSpecBytes));
   auto spec = runtime::spec::ParseSpec(json);
   if (!spec.ok()) return sys::Annotate(spec.status(), what);
-  DAVIT_ASSIGN_OR_RETURN(auto record, ReadContainerRecord(directory));
+  DAVIT_ASSIGN_OR_RETURN(auto record, ReadContainerRecord(directory, Newer::kTake));
   const runtime::spec::LinuxResources before =
       spec->linux_.resources.value_or(runtime::spec::LinuxResources());
   spec->linux_.resources = MergeResources(before, resources);

@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <fstream>
+#include <sstream>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
@@ -135,6 +137,44 @@ TEST_F(CatalogTest, ADatabaseOfVersionOneIsTakenOver) {
   ASSERT_EQ(content.layers.size(), 1u);
   EXPECT_TRUE(content.layers[0].has_root_entry);
   EXPECT_FALSE(content.layers[0].opaque_root);
+}
+
+// testdata/version_<n>.sql makes a database as that version did; the files are never changed. A new
+// version gets one of its own.
+TEST_F(CatalogTest, DatabasesOfEveryVersionAreRead) {
+  catalog_.reset();
+  for (const int version : {1, 2}) {
+    const std::string path = dir_.path("v" + std::to_string(version));
+    {
+      std::ifstream file("images/store/testdata/version_" + std::to_string(version) + ".sql");
+      std::stringstream sql;
+      sql << file.rdbuf();
+      const auto db = *Sqlite::Open(path);
+      const absl::Status made = db->Execute(sql.str().c_str());
+      ASSERT_TRUE(made.ok()) << made;
+    }
+    auto catalog = Catalog::Open(path);
+    ASSERT_TRUE(catalog.ok()) << catalog.status();
+    const auto content = (*catalog)->Load();
+    ASSERT_TRUE(content.ok()) << content.status();
+    ASSERT_EQ(content->images.size(), 2u);
+    const ImageRecord& image = content->images[0];
+    EXPECT_EQ(image.id, "sha256:aaaa");
+    EXPECT_EQ(image.manifest_digest, "sha256:bbbb");
+    EXPECT_EQ(image.size, 4096u);
+    EXPECT_FALSE(image.artifact);
+    EXPECT_EQ(image.names.size(), 2u);
+    EXPECT_EQ(image.layers, (std::vector<int64_t>{3, 4}));
+    ASSERT_EQ(image.blobs.size(), 2u);
+    EXPECT_TRUE(content->images[1].artifact);
+    ASSERT_EQ(content->layers.size(), 2u);
+    EXPECT_EQ(content->layers[0].key, "diff:sha256:1111");
+    EXPECT_EQ(content->layers[0].bytes, 1048576u);
+    EXPECT_EQ(content->layers[0].entries, 15u);
+    EXPECT_TRUE(content->layers[0].has_root_entry);
+    EXPECT_EQ(content->layers[0].opaque_root, version >= 2);
+    EXPECT_EQ(content->next_layer_id, 5);
+  }
 }
 
 TEST_F(CatalogTest, ANewerVersionIsRefused) {

@@ -5,7 +5,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <thread>
 
@@ -59,6 +61,16 @@ TEST(RecordTest, ARecordReadsBackAsItWasWritten) {
   EXPECT_EQ(record->cni_args, "IgnoreUnknown=1");
   EXPECT_TRUE(record->added);
   EXPECT_EQ(record->result_json, Example().result_json);
+}
+
+// testdata/attachment_version_<n>.json was written by that version, and is never changed.
+TEST(RecordTest, RecordsOfEveryVersionAreRead) {
+  std::ifstream file("sandbox/cni/testdata/attachment_version_1.json");
+  std::stringstream text;
+  text << file.rdbuf();
+  const auto record = DecodeRecord(text.str(), "f");
+  ASSERT_TRUE(record.ok()) << record.status();
+  EXPECT_EQ(EncodeRecord(*record), EncodeRecord(Example()));
 }
 
 TEST(RecordTest, ARecordOfTheLargestAndDeepestPartsReadsBack) {

@@ -89,8 +89,9 @@ func (n Node) holdsOurFiles(p Process) bool {
 func (n Node) Supervisors() map[string]int {
 	found := map[string]int{}
 	for _, p := range Processes() {
-		if name, id, ok := strings.Cut(p.Cmdline, " "); ok && name == "davit-pod" && n.holdsOurFiles(p) {
-			found[id] = p.Pid
+		// One that was upgraded has further arguments.
+		if fields := strings.Fields(p.Cmdline); len(fields) > 1 && fields[0] == "davit-pod" && n.holdsOurFiles(p) {
+			found[fields[1]] = p.Pid
 		}
 	}
 	return found
