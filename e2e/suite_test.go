@@ -12,6 +12,7 @@ import (
 	"davit.dev/e2e/internal/crikit"
 	"davit.dev/e2e/internal/daemon"
 	"davit.dev/e2e/internal/fakeregistry"
+	"davit.dev/e2e/internal/faultcalls"
 	"davit.dev/e2e/internal/leaks"
 	"davit.dev/e2e/internal/ociimage"
 	"google.golang.org/grpc/codes"
@@ -20,6 +21,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	faultcalls.Launch() // as a wrapper of davitd
 	if os.Getenv("DAVIT_DIST") == "" || os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "These tests need root and the built binaries: run them through e2e/run.")
 		os.Exit(2)

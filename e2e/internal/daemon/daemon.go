@@ -47,6 +47,7 @@ type Daemon struct {
 	NetnsDir     string
 	ConfDir      string // CNI configuration
 	Network      *Network
+	Flags        []string // further arguments of davitd
 
 	Runtime cri.RuntimeServiceClient
 	Images  cri.ImageServiceClient
@@ -126,7 +127,7 @@ func (d *Daemon) Binary(name string) string { return filepath.Join(d.options.Dis
 
 // Args are davitd's arguments.
 func (d *Daemon) Args() []string {
-	return []string{"--config", d.ConfigFile()}
+	return append([]string{"--config", d.ConfigFile()}, d.Flags...)
 }
 
 // Start runs davitd and waits until it answers.
@@ -228,8 +229,9 @@ func (d *Daemon) findPid() (int, error) {
 	if len(d.options.Wrapper) == 0 {
 		return d.command.Process.Pid, nil
 	}
+	// A wrapper may become davitd itself, or stay in front of it.
 	for _, p := range leaks.Processes() {
-		if p.Exe == d.Binary("davitd") && strings.Contains(p.Cmdline, d.ConfigFile()) && p.Pid != d.command.Process.Pid {
+		if p.Exe == d.Binary("davitd") && strings.Contains(p.Cmdline, d.ConfigFile()) {
 			return p.Pid, nil
 		}
 	}
