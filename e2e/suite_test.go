@@ -66,7 +66,7 @@ func (s *suite) end() {
 		s.supervisorsHoldNothing()
 		s.removeAllPods()
 		s.removeAllImages()
-		if left := s.before.AwaitNoMore(s.Node, 5*time.Second); len(left) > 0 {
+		if left := s.before.AwaitNoMore(s.Node, 20*time.Second); len(left) > 0 {
 			s.Errorf("left behind after all pods and images were removed:\n  %s", strings.Join(left, "\n  "))
 		}
 	}

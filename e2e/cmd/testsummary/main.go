@@ -27,6 +27,7 @@ func main() {
 	bazelStatus := flag.Int("bazel-status", 0, "exit code of bazel test")
 	goJSON := flag.String("go-json", "", "output of go test -json")
 	goStatus := flag.Int("go-status", 0, "exit code of go test")
+	guest := flag.String("guest", "", "directory that e2e/guest/suite has left its results in")
 	allowed := flag.String("allowed-skips", "", "file of reasons for which a test may be skipped")
 	label := flag.String("label", "", "what the last line begins with")
 	flag.Parse()
@@ -37,6 +38,9 @@ func main() {
 	}
 	if *goJSON != "" {
 		results = append(results, atLeastOneFailure("go test", *goStatus, goResults(*goJSON))...)
+	}
+	if *guest != "" {
+		results = append(results, guestResults(*guest)...)
 	}
 	os.Exit(report(*label, results, lines(*allowed)))
 }
@@ -52,6 +56,31 @@ func atLeastOneFailure(command string, status int, results []result) []result {
 		}
 	}
 	return append(results, result{command, "fail", fmt.Sprintf("exit code %d", status)})
+}
+
+// guestResults are those of the unit tests and of the end-to-end tests that ran in the guest.
+func guestResults(directory string) []result {
+	status := func(name string) int {
+		code := 125
+		if data, err := os.ReadFile(filepath.Join(directory, name)); err == nil {
+			fmt.Sscan(string(data), &code)
+		}
+		return code
+	}
+	var results []result
+	if targets := lines(filepath.Join(directory, "targets")); len(targets) > 0 {
+		results = append(results, atLeastOneFailure("unit tests", status("units-status"), bazelResults(directory, targets))...)
+	}
+	if _, err := os.Stat(filepath.Join(directory, "pods.json")); err == nil {
+		results = append(results, atLeastOneFailure("end-to-end tests", status("pods-status"), goResults(filepath.Join(directory, "pods.json")))...)
+	}
+	for i := range results {
+		results[i].name = "guest: " + results[i].name
+	}
+	if len(results) == 0 {
+		results = append(results, result{"guest", "fail", "it has left no results"})
+	}
+	return results
 }
 
 // lines of a file, without comments and empty ones.
