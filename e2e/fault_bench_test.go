@@ -215,7 +215,7 @@ var partOf = map[string]string{
 	"resolve image": "pull image", "unpack layer": "pull image", "publish layer": "pull image",
 	"plan of create container": "create container",
 	"set up pod":               "run pod", "set up supervisor": "run pod", "set up container": "create container",
-	"finish container": "create container",
+	"finish container": "create container", "end pod": "stop pod",
 }
 
 // busyPod is a pod with a running container, and an address if there is a network.

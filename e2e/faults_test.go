@@ -97,7 +97,7 @@ func (b *faultBench) installFaultPlugins() {
 	text = strings.Replace(text, `"plugins": [`, `"plugins": [ {"type": "davit-first"},`, 1)
 	text = strings.TrimSuffix(text, "]}") + `, {"type": "davit-last"} ]}`
 	b.must(os.WriteFile(path, []byte(text), 0o644), "write the network's configuration")
-	b.must(b.WriteConfigCNI(fmt.Sprintf("bin_dirs = [%q, \"/usr/lib/cni\", \"/opt/cni/bin\"]\ntimeout_seconds = 2\n", bin)), "configure")
+	b.must(b.WriteConfigCNI(fmt.Sprintf("bin_dirs = [%q, \"/usr/lib/cni\", \"/opt/cni/bin\"]\ntimeout_seconds = 15\n", bin)), "configure")
 	b.must(b.Terminate(), "stop davitd")
 	b.must(b.Start(), "start davitd")
 }

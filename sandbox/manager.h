@@ -182,6 +182,8 @@ struct ManagerOptions {
   // reached. One that cannot execute this davitd's plans, or does not speak its protocol, is
   // upgraded in any case before it is asked to.
   bool upgrade_supervisors = true;
+  // For tests: whoever serves a supervisor's socket is taken for it, whatever program he runs.
+  bool trust_any_supervisor = false;
   // What an operator should read: limits of this node, said once at start; records set aside;
   // supervisors lost; network teardown that failed and is retried. Called from any thread, must not
   // call back into the manager. Empty: nothing is said.

@@ -155,6 +155,7 @@ void Refuse(absl::StatusCode code, const std::string& why, supervisor::v1::Reply
 }
 
 TEST_F(ManagerVersionsTest, AProtocolThatIsNotSpokenIsAnErrorWithBothVersions) {
+  node_.options().trust_any_supervisor = true;
   const std::string pod = Pod("foreign");
   node_.StopManager();
   {
@@ -203,6 +204,7 @@ TEST_F(ManagerVersionsTest, AnUpgradedSupervisorOfAForeignProtocolIsAskedAgain) 
 }
 
 TEST_F(ManagerVersionsTest, APlanThatTheSupervisorDoesNotExecuteIsNotSent) {
+  node_.options().trust_any_supervisor = true;
   const std::string pod = Pod("plans");
   node_.StopManager();
   {
