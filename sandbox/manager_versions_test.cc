@@ -180,6 +180,7 @@ TEST_F(ManagerVersionsTest, AProtocolThatIsNotSpokenIsAnErrorWithBothVersions) {
 }
 
 TEST_F(ManagerVersionsTest, AnUpgradedSupervisorOfAForeignProtocolIsAskedAgain) {
+  node_.options().trust_any_supervisor = true;
   const std::string pod = Pod("foreign");
   node_.StopManager();
   {
