@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
@@ -193,13 +194,17 @@ void ProbeProcesses(KernelFeatures& features) {
 
 struct UserNamespaceChild {
   int wait_fd;
+  pid_t parent;
 };
 
 // Keeps the new user namespace alive until the parent closes its end of the pipe.
 DAVIT_NO_SANITIZE int WaitForEnd(void* opaque) {
-  const int fd = static_cast<UserNamespaceChild*>(opaque)->wait_fd;
+  const UserNamespaceChild* argument = static_cast<UserNamespaceChild*>(opaque);
+  // It shares the table of descriptors, so the pipe's other end never closes for it. Without this
+  // it would outlive a parent that is killed meanwhile, and keep what that had locked for ever.
+  syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
   char byte;
-  syscall(SYS_read, fd, &byte, 1);
+  if (syscall(SYS_getppid) == argument->parent) syscall(SYS_read, argument->wait_fd, &byte, 1);
   syscall(SYS_exit, 0);
   return 0;
 }
@@ -217,7 +222,7 @@ class ScratchUserNamespace {
     if (pipe2(ends, O_CLOEXEC) != 0) return;
     read_end_.reset(ends[0]);
     write_end_.reset(ends[1]);
-    argument_.wait_fd = read_end_.get();
+    argument_ = {read_end_.get(), getpid()};
     child_ = CloneChild(stack_, CLONE_NEWUSER | CLONE_FILES, WaitForEnd, &argument_);
     if (child_.pid <= 0) return;
     if (!WriteMap(child_.pid, "uid_map") || !WriteMap(child_.pid, "gid_map")) return;
@@ -239,7 +244,7 @@ class ScratchUserNamespace {
   UniqueFd read_end_;
   UniqueFd write_end_;
   const ProbeStack stack_;
-  UserNamespaceChild argument_{-1};
+  UserNamespaceChild argument_{-1, -1};
   ProbeChild child_;
   bool works_ = false;
   UniqueFd fd_;

@@ -1,7 +1,10 @@
 #include "runtime/sys/features.h"
 
 #include <dirent.h>
+#include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <cerrno>
 
@@ -50,6 +53,25 @@ TEST(FeaturesTest, ProbingLeavesNoDescriptorMountOrChildBehind) {
   EXPECT_EQ(CountEntries("/proc/self/fd"), fds);
   EXPECT_EQ(waitpid(-1, nullptr, WNOHANG | __WALL), -1);
   EXPECT_EQ(errno, ECHILD);
+}
+
+TEST(FeaturesTest, AProcessThatIsKilledWhileItProbesLeavesNoChildThatLivesOn) {
+  // Orphans become this process's children.
+  ASSERT_EQ(prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), 0);
+  for (int round = 0; round < 60; ++round) {
+    const pid_t prober = fork();
+    if (prober == 0) {
+      for (;;) ProbeKernel();
+    }
+    usleep(static_cast<useconds_t>(round) * 150);
+    ASSERT_EQ(kill(prober, SIGKILL), 0);
+    alarm(20);  // an orphan that lives on would be waited for without end
+    while (waitpid(-1, nullptr, __WALL) > 0) {
+    }
+    alarm(0);
+    ASSERT_EQ(errno, ECHILD);
+  }
+  ASSERT_EQ(prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0), 0);
 }
 
 TEST(FeaturesTest, AnOldKernelIsRefusedWithAReason) {
