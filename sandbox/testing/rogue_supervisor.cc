@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "proto/supervisor.pb.h"
+#include "runtime/plan/plan.h"
 #include "runtime/sys/file.h"
 #include "runtime/sys/socket.h"
 
@@ -61,7 +62,7 @@ class Rogue {
     switch (request.request_case()) {
       case ToSupervisor::kHello:
         reply->mutable_hello()->set_protocol_version(1);
-        reply->mutable_hello()->set_plan_version(1);
+        reply->mutable_hello()->set_plan_version(runtime::plan::kPlanVersion);
         reply->mutable_hello()->set_pid(getpid());
         reply->mutable_hello()->set_sandbox_id(config_.sandbox_id());
         for (const auto& [id, state] : containers_)
