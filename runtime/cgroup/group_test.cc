@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -256,6 +257,21 @@ TEST_F(GroupTest, KillAllEndsATreeThatKeepsForking) {
   EXPECT_TRUE(killed.ok()) << killed;
   EXPECT_TRUE(groups_->Processes(top_)->empty());
   signal(SIGCHLD, SIG_DFL);
+}
+
+// The kernel forgets to tell of the last exit if the group goes within some milliseconds.
+TEST_F(GroupTest, KillAllEndsWithAGroupThatSomebodyElseRemoves) {
+  for (int round = 0; round < 20; ++round) {
+    ASSERT_TRUE(groups_->Make(group_).ok());
+    const pid_t pid = Run([] { pause(); });
+    std::thread remover([&] {
+      waitpid(pid, nullptr, 0);
+      EXPECT_TRUE(groups_->Remove(group_, Soon()).ok());
+    });
+    const absl::Status killed = groups_->KillAll(group_, Soon());
+    EXPECT_TRUE(killed.ok()) << killed;
+    remover.join();
+  }
 }
 
 TEST_F(GroupTest, KillAllReachesProcessesThatAreInV1GroupsOnly) {
