@@ -95,7 +95,8 @@ class ImageService {
   // The steps of every operation by their names, for fault injection.
   static std::vector<sys::OperationSteps> Steps();
 
-  // Pulls and calls back from a thread of the service's own, exactly once, with the image id.
+  // Pulls and calls back from a thread of the service's own, exactly once, with the image id; from
+  // this one, before it returns, if there can be no thread (ResourceExhausted).
   // Every call makes its own authorised manifest request with its own credentials.
   // Errors: InvalidArgument (reference), NotFound (no such image), Unauthenticated /
   // PermissionDenied, Unavailable (registry cannot be reached: message begins

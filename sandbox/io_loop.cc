@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "runtime/sys/errno.h"
+#include "runtime/sys/thread.h"
 
 namespace davit::sandbox {
 namespace {
@@ -38,7 +39,7 @@ absl::StatusOr<std::unique_ptr<IoLoop>> IoLoop::Start() {
   if (epoll_ctl(loop->epoll_.get(), EPOLL_CTL_ADD, loop->wake_.get(), &event) != 0) {
     return sys::ErrnoStatus(errno, "watch the event loop's eventfd");
   }
-  loop->thread_ = std::thread([raw = loop.get()] { raw->Run(); });
+  DAVIT_ASSIGN_OR_RETURN(loop->thread_, sys::StartThread([raw = loop.get()] { raw->Run(); }));
   return loop;
 }
 

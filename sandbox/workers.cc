@@ -5,6 +5,7 @@
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "runtime/sys/thread.h"
 
 namespace davit::sandbox {
 namespace {
@@ -32,7 +33,21 @@ void Workers::Run(std::function<void()> work) {
   }
   if (at_once) at_once();
   // Detached, and counted instead: Stop waits for the count, and an idle thread can simply end.
-  if (start) std::thread([this] { Work(); }).detach();
+  if (!start) return;
+  auto thread = sys::StartThread([this] { Work(); });
+  if (thread.ok()) return thread->detach();
+  // The threads that are there do it. Without any it is done here: late is better than never.
+  sys::MutexLock lock(&mutex_);
+  --threads_;
+  changed_.SignalAll();
+  while (threads_ == 0 && !queue_.empty()) {
+    at_once = std::move(queue_.front());
+    queue_.pop_front();
+    mutex_.Unlock();
+    at_once();
+    at_once = nullptr;
+    mutex_.Lock();
+  }
 }
 
 void Workers::Stop() {

@@ -1,5 +1,7 @@
 #include "sandbox/workers.h"
 
+#include <pthread.h>
+
 #include <atomic>
 #include <memory>
 
@@ -44,6 +46,19 @@ TEST(WorkersTest, WorkGivenAfterStopRunsOnTheCallersThread) {
   bool ran = false;
   workers.Run([&] { ran = true; });
   EXPECT_TRUE(ran);
+}
+
+TEST(WorkersTest, WithoutAThreadTheWorkIsDoneByItsCaller) {
+  pthread_attr_t usual, huge;
+  ASSERT_EQ(pthread_getattr_default_np(&usual), 0);
+  ASSERT_EQ(pthread_attr_init(&huge), 0);
+  ASSERT_EQ(pthread_attr_setstacksize(&huge, size_t{1} << 50), 0);
+  Workers workers(4);
+  ASSERT_EQ(pthread_setattr_default_np(&huge), 0);
+  bool done = false;
+  workers.Run([&] { done = true; });
+  ASSERT_EQ(pthread_setattr_default_np(&usual), 0);
+  EXPECT_TRUE(done);
 }
 
 }  // namespace

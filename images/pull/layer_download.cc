@@ -93,6 +93,7 @@ absl::StatusOr<unpack::UnpackResult> Stream(RepositoryClient& client, const Desc
                                             absl::Duration stall_timeout,
                                             const CancelToken& cancel) {
   UnpackWatch watch(unpacker, stall_timeout, &cancel);
+  DAVIT_RETURN_IF_ERROR(watch.Start());
   Feeder feeder(unpacker, &watch, file);
   absl::Status status = client.FetchBlob(
       layer, [&feeder](absl::string_view data) { return feeder.Write(data); }, cancel);

@@ -14,6 +14,7 @@
 #include "images/pull/fix_ups.h"
 #include "images/store/layer_index.h"
 #include "runtime/sys/errno.h"
+#include "runtime/sys/thread.h"
 
 namespace davit::images {
 namespace {
@@ -51,7 +52,16 @@ class PullJob::Workers {
     results_.resize(job_->layers_.size());
     const size_t limit = static_cast<size_t>(std::max(1, job_->options_.max_parallel_layers));
     const size_t count = std::min(queue_.size(), limit);
-    for (size_t i = 0; i < count; ++i) threads_.emplace_back([this] { Run(); });
+    for (size_t i = 0; i < count; ++i) {
+      auto thread = sys::StartThread([this] { Run(); });
+      if (thread.ok()) {
+        threads_.push_back(*std::move(thread));
+      } else if (threads_.empty()) {
+        // Nobody to do it. Otherwise those that are there do all of it.
+        results_.assign(results_.size(), thread.status());
+        break;
+      }
+    }
   }
   ~Workers() {
     for (std::thread& thread : threads_) thread.join();

@@ -12,6 +12,7 @@
 #include "images/pull/resolve.h"
 #include "images/registry/secret.h"
 #include "runtime/sys/errno.h"
+#include "runtime/sys/thread.h"
 
 namespace davit::images {
 namespace {
@@ -168,16 +169,22 @@ Puller::~Puller() {
   while (threads_ > 0) threads_gone_.Wait(&mutex_);
 }
 
-void Puller::StartThread(std::function<void()> body) {
+void Puller::StartCall(const std::shared_ptr<Call>& call) {
   {
     sys::MutexLock lock(&mutex_);
     ++threads_;
   }
-  std::thread([this, body = std::move(body)] {
-    body();
+  const auto one_less = [this] {
     sys::MutexLock lock(&mutex_);
     if (--threads_ == 0) threads_gone_.SignalAll();
-  }).detach();
+  };
+  auto thread = sys::StartThread([this, call, one_less] {
+    RunCall(call);
+    one_less();
+  });
+  if (thread.ok()) return thread->detach();
+  call->Finish(ForCaller(thread.status(), call->request().reference));
+  one_less();
 }
 
 std::shared_ptr<const HostSettings> Puller::settings() {
@@ -193,7 +200,7 @@ void Puller::SetRegistries(std::map<std::string, RegistryOptions> registries) {
 
 std::unique_ptr<PullTicket> Puller::Pull(PullRequest request, ImageService::PullCallback callback) {
   auto call = std::make_shared<Call>(std::move(request), std::move(callback));
-  StartThread([this, call] { RunCall(call); });
+  StartCall(call);
   return std::make_unique<Ticket>(std::move(call));
 }
 
@@ -319,7 +326,7 @@ void Puller::FinishWaiter(const Waiter& waiter, const absl::StatusOr<std::string
     const bool others_trouble = !is_first && IsAboutCaller(result.status());
     if (others_trouble && !waiter.call->finished() && waiter.call->rounds < 3 &&
         !stopping_.cancelled()) {
-      StartThread([this, call = waiter.call] { RunCall(call); });
+      StartCall(waiter.call);
       return;
     }
     waiter.call->Finish(ForCaller(result.status(), text));
@@ -334,7 +341,7 @@ void Puller::FinishWaiter(const Waiter& waiter, const absl::StatusOr<std::string
   if (!finished.ok()) {
     waiter.call->Finish(ForCaller(finished.status(), text));
   } else if (!*finished) {
-    StartThread([this, call = waiter.call] { RunCall(call); });
+    StartCall(waiter.call);
   }
 }
 

@@ -59,7 +59,8 @@ class Puller {
   absl::Status AskRegistry(Waiter* waiter);
   absl::Status LookInStore(Waiter* waiter);
 
-  void StartThread(std::function<void()> body);
+  // On a thread of its own; the call fails if there can be none.
+  void StartCall(const std::shared_ptr<Call>& call);
   void RunCall(const std::shared_ptr<Call>& call);
   // The work up to the point where the call waits for a job; OK when it does, or is finished.
   absl::Status Resolve(const std::shared_ptr<Call>& call);

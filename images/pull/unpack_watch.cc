@@ -1,6 +1,8 @@
 #include "images/pull/unpack_watch.h"
 
 #include "absl/time/clock.h"
+#include "runtime/sys/errno.h"
+#include "runtime/sys/thread.h"
 
 namespace davit::images {
 namespace {
@@ -16,8 +18,11 @@ bool Same(const unpack::Progress& a, const unpack::Progress& b) {
 
 UnpackWatch::UnpackWatch(unpack::Unpacker* unpacker, absl::Duration stall_timeout,
                          const CancelToken* cancel)
-    : unpacker_(unpacker), stall_timeout_(stall_timeout), cancel_(cancel) {
-  thread_ = std::thread([this] { Run(); });
+    : unpacker_(unpacker), stall_timeout_(stall_timeout), cancel_(cancel) {}
+
+absl::Status UnpackWatch::Start() {
+  DAVIT_ASSIGN_OR_RETURN(thread_, sys::StartThread([this] { Run(); }));
+  return absl::OkStatus();
 }
 
 UnpackWatch::~UnpackWatch() {
@@ -26,7 +31,7 @@ UnpackWatch::~UnpackWatch() {
     done_ = true;
     wake_.Signal();
   }
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void UnpackWatch::Run() {

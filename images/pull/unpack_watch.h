@@ -4,6 +4,7 @@
 #include <atomic>
 #include <thread>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "images/cancel.h"
 #include "images/unpack/client.h"
@@ -17,6 +18,8 @@ class UnpackWatch {
  public:
   UnpackWatch(unpack::Unpacker* unpacker, absl::Duration stall_timeout, const CancelToken* cancel);
   ~UnpackWatch();
+  // Once, before anything else. ResourceExhausted: there is no thread for it.
+  absl::Status Start();
 
   // More has been given to the unpacker.
   void Fed(size_t bytes) { fed_.fetch_add(bytes); }

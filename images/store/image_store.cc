@@ -22,6 +22,7 @@
 #include "images/store/layer_pins.h"
 #include "runtime/sys/errno.h"
 #include "runtime/sys/file.h"
+#include "runtime/sys/thread.h"
 
 namespace davit::images {
 namespace {
@@ -105,7 +106,8 @@ absl::StatusOr<std::unique_ptr<ImageStore>> ImageStore::Open(
   auto store = std::unique_ptr<ImageStore>(new ImageStore(
       root, std::move(contents->catalog), std::move(layers), std::move(blobs), pinned));
   DAVIT_RETURN_IF_ERROR(store->Recover(contents->content));
-  store->janitor_ = std::thread([raw = store.get()] { raw->Janitor(); });
+  DAVIT_ASSIGN_OR_RETURN(store->janitor_,
+                         sys::StartThread([raw = store.get()] { raw->Janitor(); }));
   return store;
 }
 
