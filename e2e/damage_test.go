@@ -3,9 +3,11 @@ package e2e
 import (
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -199,7 +201,8 @@ func TestFilesOfAPodThatAreDamagedConcernThatPodAlone(t *testing.T) {
 		"the network attachment": func(v victim) string { return b.Root + "/cni/" + v.pod + ".json" },
 	}
 	number := 0
-	for name, path := range files {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		path := files[name]
 		var victims []victim
 		for _, damage := range chosen(number) {
 			v := victim{damage: damage}
@@ -281,8 +284,13 @@ func TestFilesOfTheImageStoreThatAreDamagedAreReportedAndImagesPulledAgain(t *te
 		"the root's lock":  func() string { return b.Root + "/davitd.lock" },
 		"the state's lock": func() string { return b.State + "/davitd.lock" },
 	}
+	// What these hold is known from elsewhere, and another content is damage that the next pull or write
+	// repairs: blobs are named by their digests, the index is derived, and a log whose header a power cut
+	// may have spoilt is for SQLite to begin anew.
+	replaced := []string{"the layout's index", "a manifest", "a config", "the database's log"}
 	number := 0
-	for name, path := range files {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		path := files[name]
 		for _, damage := range chosen(number) {
 			b.pull(reference)
 			target := path()
@@ -317,7 +325,7 @@ func TestFilesOfTheImageStoreThatAreDamagedAreReportedAndImagesPulledAgain(t *te
 				}
 				b.must(b.Start(), "start davitd")
 			}
-			if damage.foreign && err == nil && b.keptForeign() == 0 && name != "the layout's index" {
+			if damage.foreign && err == nil && b.keptForeign() == 0 && !slices.Contains(replaced, name) {
 				wrong("what was somebody else's is gone")
 			}
 			b.othersAreWell(what)

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -22,6 +23,8 @@ namespace {
 // A child of a killed daemon needs microseconds to its exec; this bounds a machine in trouble.
 constexpr absl::Duration kChildTimeout = absl::Seconds(5);
 constexpr size_t kMaxFile = 4096;
+// A pid and a newline, and some room.
+constexpr off_t kMaxLockFile = 16;
 
 // The pid in the file, 0 if there is none (yet).
 pid_t HolderOf(int file) {
@@ -66,8 +69,16 @@ absl::StatusOr<sys::UniqueFd> LockDirectory(const std::string& directory) {
                      "; stop it first, or give this one directories of its own"));
   }
   if (result != 0) return sys::ErrnoStatus(errno, absl::StrCat("lock ", path));
-  if (ftruncate(file.get(), 0) != 0)
+  struct stat st;
+  if (fstat(file.get(), &st) != 0) return sys::ErrnoStatus(errno, absl::StrCat("stat ", path));
+  if (st.st_size > kMaxLockFile) {
+    return absl::FailedPreconditionError(absl::StrCat(path, " is no lock of davitd's: it holds ",
+                                                      st.st_size,
+                                                      " bytes of somebody else's; move it away"));
+  }
+  if (ftruncate(file.get(), 0) != 0) {
     return sys::ErrnoStatus(errno, absl::StrCat("truncate ", path));
+  }
   DAVIT_RETURN_IF_ERROR(sys::WriteAll(file.get(), absl::StrCat(getpid(), "\n"), path));
   return file;
 }

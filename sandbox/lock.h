@@ -13,7 +13,8 @@ namespace davit::sandbox {
 // of it with the process, so that a killed daemon never keeps the next one out; where a child that
 // it was just starting still has a copy, that is waited for. The file holds the
 // holder's pid in decimal, for people and for the message below.
-// FailedPrecondition, naming the holder's pid, while another process has it.
+// FailedPrecondition, naming the holder's pid, while another process has it; and for a file of that
+// name that holds something else.
 absl::StatusOr<sys::UniqueFd> LockDirectory(const std::string& directory);
 
 }  // namespace davit::sandbox

@@ -57,6 +57,19 @@ TEST(LockTest, AChildOfAKilledHolderThatStillHasItIsWaitedFor) {
   close(locked[1]);
 }
 
+TEST(LockTest, AFileOfThatNameThatIsSomebodyElsesIsKept) {
+  const std::string directory = absl::StrCat(testing::TempDir(), "/lock_foreign.", getpid());
+  ASSERT_TRUE(sys::MakeDirs(directory, 0700).ok());
+  const std::string path = directory + "/davitd.lock", notes = "Somebody else's notes.";
+  auto file = sys::OpenAt(AT_FDCWD, path, O_WRONLY | O_CREAT, 0600);
+  ASSERT_TRUE(file.ok() && sys::WriteAll(file->get(), notes, path).ok());
+  const auto lock = LockDirectory(directory);
+  EXPECT_EQ(lock.status().code(), absl::StatusCode::kFailedPrecondition) << lock.status();
+  EXPECT_NE(lock.status().message().find(path), absl::string_view::npos) << lock.status();
+  EXPECT_EQ(sys::ReadFileAt(AT_FDCWD, path, 4096).value_or(""), notes);
+  EXPECT_TRUE(sys::RemoveTreeAt(AT_FDCWD, directory).ok());
+}
+
 TEST(LockTest, AMissingDirectoryIsAnErrorThatNamesIt) {
   const auto lock = LockDirectory("/nonexistent/davit");
   EXPECT_EQ(lock.status().code(), absl::StatusCode::kNotFound);

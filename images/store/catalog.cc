@@ -1,12 +1,16 @@
 #include "images/store/catalog.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <cstring>
 #include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "runtime/sys/errno.h"
+#include "runtime/sys/file.h"
 
 namespace davit::images {
 namespace {
@@ -60,6 +64,16 @@ PRAGMA user_version = 2;
 int64_t Signed(uint64_t value) { return static_cast<int64_t>(value); }
 uint64_t Unsigned(int64_t value) { return static_cast<uint64_t>(value); }
 
+// True as well for what is not there, or empty (SQLite's file format, section 1.3).
+bool MayBeDatabase(const std::string& path) {
+  const auto file = sys::OpenAt(AT_FDCWD, path, O_RDONLY | O_NOFOLLOW);
+  if (!file.ok()) return true;
+  static constexpr char kMagic[16] = "SQLite format 3";
+  char begin[sizeof kMagic];
+  const ssize_t n = pread(file->get(), begin, sizeof begin, 0);
+  return n <= 0 || (n == sizeof begin && memcmp(begin, kMagic, sizeof kMagic) == 0);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Catalog>> Catalog::Open(const std::string& path) {
@@ -70,6 +84,10 @@ absl::StatusOr<std::unique_ptr<Catalog>> Catalog::Open(const std::string& path) 
     if (lstat(file.c_str(), &st) == 0 && !S_ISREG(st.st_mode)) {
       return absl::DataLossError(absl::StrCat(file, " is not a regular file"));
     }
+  }
+  // With a log beside it SQLite would write the log's pages over whatever this is.
+  if (!MayBeDatabase(path)) {
+    return absl::DataLossError(absl::StrCat(path, " is not a database"));
   }
   DAVIT_ASSIGN_OR_RETURN(std::unique_ptr<Sqlite> db, Sqlite::Open(path));
   auto catalog = std::unique_ptr<Catalog>(new Catalog(std::move(db)));

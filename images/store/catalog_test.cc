@@ -124,6 +124,18 @@ TEST_F(CatalogTest, ADamagedFileIsReportedAndNotReplaced) {
   EXPECT_TRUE(absl::IsDataLoss(half.status())) << half.status();
 }
 
+TEST_F(CatalogTest, SomebodyElsesFileIsKeptThoughALogOfOursStandsBesideIt) {
+  ASSERT_TRUE(catalog_->PutImage(SomeImage("1", {"n"}, {1}), {SomeLayer(1)}).ok());
+  // As a killed daemon leaves it: closing would take the log into the database.
+  const std::string log = testing::ReadTestFile(dir_.path("images.db-wal"));
+  ASSERT_FALSE(log.empty());
+  catalog_.reset();
+  testing::WriteTestFile(dir_.path("images.db"), "somebody else's");
+  testing::WriteTestFile(dir_.path("images.db-wal"), log);
+  EXPECT_TRUE(absl::IsDataLoss(Catalog::Open(dir_.path("images.db")).status()));
+  EXPECT_EQ(testing::ReadTestFile(dir_.path("images.db")), "somebody else's");
+}
+
 TEST_F(CatalogTest, ADatabaseOfVersionOneIsTakenOver) {
   ASSERT_TRUE(catalog_->PutImage(SomeImage("a", {"n:1"}, {1}), {SomeLayer(1)}).ok());
   catalog_.reset();
