@@ -92,7 +92,7 @@ absl::Status ManagerImpl::CheckContainer(ContainerMaking* making) {
     return absl::InvalidArgumentError("it has no process to run");
   }
   DAVIT_ASSIGN_OR_RETURN(making->pod, registry_.FindPod(making->spec.pod_id));
-  DAVIT_RETURN_IF_ERROR(sys::Annotate(EnsureOurPlans(making->pod), "create container"));
+  DAVIT_RETURN_IF_ERROR(EnsureOurPlans(making->pod));
   making->pod_pass = making->pod->gate().EnterBlocking(OperationGate::Mode::kShared);
   if (making->pod->phase() != PodPhase::kReady) {
     return absl::FailedPreconditionError(
@@ -151,9 +151,9 @@ absl::Status ManagerImpl::MakeWritableLayer(ContainerMaking* making) {
     ClearAway(absl::StrCat("the writable layer of container ", id),
               [this, id] { return layers_->Remove(id); });
   });
-  const PodSpec& pod_spec = making->pod->view()->spec;
+  const Pod::View pod = making->pod->view();
   return layers_->Make(making->id, making->root_dir,
-                       {pod_spec.uid_mappings, pod_spec.gid_mappings});
+                       {pod->spec.uid_mappings, pod->spec.gid_mappings});
 }
 
 absl::StatusOr<int32_t> ManagerImpl::TargetPid(const Pod& pod, const ContainerSpec& spec) const {

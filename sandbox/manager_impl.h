@@ -36,7 +36,7 @@ namespace davit::sandbox {
 
 // The Manager. Its flows are in files of their own: run_pod.cc, stop_pod.cc, create_container.cc,
 // start_container.cc, stop_container.cc, exec_sync.cc, update_resources.cc, supervisor_loss.cc,
-// hung_supervisor.cc and recover.cc; manager.cc holds what is left.
+// hung_supervisor.cc, upgrade_supervisor.cc and recover.cc; manager.cc holds what is left.
 //
 // Threads: callers' own, the loop (supervisor connections, timers, exec pipes) and workers for
 // whatever blocks in an asynchronous call. Operations on one pod or container are put in order by
@@ -249,10 +249,10 @@ class ManagerImpl : public Manager {
 
   // supervisor_loss.cc
   void OnEvent(const PodPtr& pod, const supervisor::v1::FromSupervisor& event);
-  // Brings a container's phase in line with what its supervisor or its status record says.
   // Notes how a log does, and says so when that has changed.
   void AdoptLog(const ContainerPtr& container, const supervisor::v1::LogHealth& health);
-  // `pidfd` is its process's, if whoever tells of it has one.
+  // Brings a container's phase in line with what its supervisor or its status record says. `pidfd`
+  // is its process's, if whoever tells of it has one.
   void Adopt(const ContainerPtr& container, const supervisor::v1::ContainerState& state,
              sys::UniqueFd pidfd = {});
   void OnConnectionClosed(const PodPtr& pod);

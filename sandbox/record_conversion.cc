@@ -21,17 +21,6 @@ void Append(const std::vector<std::string>& from, Repeated* to) {
 }
 
 template <typename Records>
-void AppendMaps(const std::vector<runtime::spec::IdMapping>& from, Records* to) {
-  to->Clear();
-  for (const runtime::spec::IdMapping& map : from) {
-    auto* added = to->Add();
-    added->set_container_id(map.container_id);
-    added->set_host_id(map.host_id);
-    added->set_size(map.size);
-  }
-}
-
-template <typename Records>
 std::vector<runtime::spec::IdMapping> MapsFrom(const Records& records) {
   std::vector<runtime::spec::IdMapping> maps;
   for (const auto& map : records) {
@@ -69,8 +58,8 @@ void SpecToRecord(const PodSpec& spec, state::v1::PodRecord* record) {
   for (const auto& [key, value] : spec.annotations) (*record->mutable_annotations())[key] = value;
   record->set_runtime_handler(spec.runtime_handler);
   record->set_metadata(SerializeMetadata(spec.metadata));
-  AppendMaps(spec.uid_mappings, record->mutable_uid_mappings());
-  AppendMaps(spec.gid_mappings, record->mutable_gid_mappings());
+  SetMaps(spec.uid_mappings, record->mutable_uid_mappings());
+  SetMaps(spec.gid_mappings, record->mutable_gid_mappings());
 }
 
 PodSpec SpecFromRecord(const state::v1::PodRecord& record) {

@@ -2,6 +2,7 @@
 #define DAVIT_SANDBOX_RECORD_CONVERSION_H_
 
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "sandbox/manager.h"
@@ -28,6 +29,18 @@ absl::StatusOr<ContainerView> FromRecord(const state::v1::ContainerRecord& recor
                                          const std::string& directory,
                                          const std::string& layer_directory,
                                          const MetadataCodec& codec);
+
+// Of a record or of a supervisor's configuration: repeated messages that have the same fields.
+template <typename Messages>
+void SetMaps(const std::vector<runtime::spec::IdMapping>& maps, Messages* messages) {
+  messages->Clear();
+  for (const runtime::spec::IdMapping& map : maps) {
+    auto* message = messages->Add();
+    message->set_container_id(map.container_id);
+    message->set_host_id(map.host_id);
+    message->set_size(map.size);
+  }
+}
 
 // "" for no metadata.
 std::string SerializeMetadata(const MetadataPtr& metadata);

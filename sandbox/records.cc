@@ -41,11 +41,6 @@ uint32_t GetU32(absl::string_view in, size_t offset) {
   return value;
 }
 
-std::string NewerThanOurs(absl::string_view what, uint32_t version) {
-  return absl::StrCat(what, " has format ", version, ", written by a newer davitd; davitd ",
-                      sys::Version(), " reads formats up to ", kRecordVersion);
-}
-
 uint32_t Crc(absl::string_view data) {
   return static_cast<uint32_t>(
       crc32_z(0, reinterpret_cast<const unsigned char*>(data.data()), data.size()));
@@ -73,8 +68,9 @@ absl::Status WriteRecord(const std::string& directory, absl::string_view magic,
   absl::Status status =
       sys::WriteFileAtomic(dir.get(), kRecordFile, frame, 0600, sys::Durability::kProcess);
   // What is already there can be stopped and removed on a full disk, too.
-  if (absl::IsResourceExhausted(status) && OverwriteRecord(dir.get(), frame))
+  if (absl::IsResourceExhausted(status) && OverwriteRecord(dir.get(), frame)) {
     return absl::OkStatus();
+  }
   return sys::Annotate(status, absl::StrCat("write the record in ", directory));
 }
 
@@ -122,6 +118,11 @@ absl::StatusOr<std::string> UnframeRecord(absl::string_view magic, absl::string_
     return absl::DataLossError("the record is damaged: its length or checksum is wrong");
   }
   return std::string(payload);
+}
+
+std::string NewerThanOurs(absl::string_view what, uint32_t version) {
+  return absl::StrCat(what, " has format ", version, ", written by a newer davitd; davitd ",
+                      sys::Version(), " reads formats up to ", kRecordVersion);
 }
 
 absl::Status WritePodRecord(const std::string& directory, const state::v1::PodRecord& record) {

@@ -53,6 +53,9 @@ enum class Newer {
   kTake,
 };
 
+// The sentence about a record, named `what`, of a format that is too new.
+std::string NewerThanOurs(absl::string_view what, uint32_t version);
+
 // All take the directory that holds the record. Errors of reading: NotFound without a file;
 // DataLoss for a file that is not a record or is damaged; Unimplemented for a newer version, as far
 // as `newer` does not take it.

@@ -11,7 +11,6 @@
 #include "runtime/sys/file.h"
 #include "runtime/sys/socket.h"
 #include "runtime/sys/spawn.h"
-#include "runtime/sys/version.h"
 #include "sandbox/hello.h"
 #include "sandbox/manager_impl.h"
 #include "sandbox/netns_binding.h"
@@ -146,11 +145,9 @@ absl::Status ManagerImpl::LoadPod(const std::string& id, FoundPod* found) {
 }
 
 void ManagerImpl::ReportNewer(const std::string& what, uint32_t version) {
-  Report(
-      Severity::kError,
-      absl::StrCat("the record of ", what, " has format ", version,
-                   ", written by a newer davitd; davitd ", sys::Version(), " reads formats up to ",
-                   kRecordVersion, ": it is shown as far as it is understood, and left alone"));
+  Report(Severity::kError,
+         absl::StrCat(NewerThanOurs(absl::StrCat("the record of ", what), version),
+                      ": it is shown as far as it is understood, and left alone"));
 }
 
 void ManagerImpl::LoadContainers(const PodPtr& pod) {
@@ -297,7 +294,7 @@ void ManagerImpl::DiscardPod(const std::string& id) {
       }
       (*client)->Close();
     }
-    if (peer.ok()) sys::KillPidfd(peer->pidfd.get(), SIGKILL).IgnoreError();
+    sys::KillPidfd(peer->pidfd.get(), SIGKILL).IgnoreError();
   }
   absl::Status status = KillLeaf(launcher_->LeafOf(id));
   const std::string group = absl::StrCat(options_.cgroup_parent, "/", id);

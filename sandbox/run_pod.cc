@@ -47,31 +47,21 @@ absl::Status CheckSpec(const PodSpec& spec) {
   return absl::OkStatus();
 }
 
-template <typename Maps>
-void AddIdMaps(const std::vector<runtime::spec::IdMapping>& from, Maps* to) {
-  for (const runtime::spec::IdMapping& map : from) {
-    auto* added = to->Add();
-    added->set_container_id(map.container_id);
-    added->set_host_id(map.host_id);
-    added->set_size(map.size);
-  }
-}
-
 // Procfs, sysfs, message queues and so on of namespaces that the pod's user namespace does not own
 // cannot be mounted in it.
 absl::Status CheckUserNamespace(const PodSpec& spec, const sys::KernelFeatures& features) {
   if (spec.uid_mappings.empty() && spec.gid_mappings.empty()) return absl::OkStatus();
-  DAVIT_RETURN_IF_ERROR(sys::Annotate(runtime::spec::CheckMappings(spec.uid_mappings),
-                                      "run pod: user namespace: uids"));
-  DAVIT_RETURN_IF_ERROR(sys::Annotate(runtime::spec::CheckMappings(spec.gid_mappings),
-                                      "run pod: user namespace: gids"));
+  DAVIT_RETURN_IF_ERROR(
+      sys::Annotate(runtime::spec::CheckMappings(spec.uid_mappings), "user namespace: uids"));
+  DAVIT_RETURN_IF_ERROR(
+      sys::Annotate(runtime::spec::CheckMappings(spec.gid_mappings), "user namespace: gids"));
   if (!runtime::spec::HostId(spec.uid_mappings, 0) ||
       !runtime::spec::HostId(spec.gid_mappings, 0)) {
-    return absl::InvalidArgumentError("run pod: user namespace: id 0 is not mapped");
+    return absl::InvalidArgumentError("user namespace: id 0 is not mapped");
   }
   if (spec.ipc == NamespaceMode::kNode || spec.pid == NamespaceMode::kNode) {
     return absl::InvalidArgumentError(
-        "run pod: a pod with a user namespace cannot have the node's IPC or PID namespace");
+        "a pod with a user namespace cannot have the node's IPC or PID namespace");
   }
   return sys::CheckUserNamespaces(features);
 }
@@ -187,8 +177,8 @@ absl::Status ManagerImpl::StartSupervisor(PodRun* run) {
   config.set_new_ipc_namespace(run->spec.ipc == NamespaceMode::kPod);
   config.set_shared_pid_namespace(run->spec.pid == NamespaceMode::kPod);
   config.set_netns_path(run->pod->view()->netns_path);
-  AddIdMaps(run->spec.uid_mappings, config.mutable_uid_maps());
-  AddIdMaps(run->spec.gid_mappings, config.mutable_gid_maps());
+  SetMaps(run->spec.uid_mappings, config.mutable_uid_maps());
+  SetMaps(run->spec.gid_mappings, config.mutable_gid_maps());
   if (config.new_uts_namespace()) config.set_hostname(run->spec.hostname);
   for (const auto& [name, value] : run->sysctls) (*config.mutable_sysctls())[name] = value;
   config.set_log_buffer_size(options_.log_buffer_size);

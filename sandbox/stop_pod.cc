@@ -137,7 +137,11 @@ absl::Status ManagerImpl::MarkStopped(PodEnd* end) {
   const absl::Status marked = MarkPodStopped(pod->fixed().directory);
   // Nothing is left that a next start could take for a pod that runs.
   if (absl::IsNotFound(marked)) return absl::OkStatus();
-  return marked.ok() ? marked : written;
+  if (!marked.ok()) return written;
+  Report(Severity::kWarning,
+         absl::StrCat("pod ", pod->id(),
+                      " is marked as stopped without its record: ", written.message()));
+  return absl::OkStatus();
 }
 
 void ManagerImpl::KillContainers(const PodPtr& pod) {

@@ -1,7 +1,6 @@
 #include "sandbox/supervisor_process.h"
 
 #include <fcntl.h>
-#include <openssl/sha.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,10 +9,10 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "images/digest.h"
 #include "proto/supervisor.pb.h"
 #include "runtime/cgroup/layout.h"
 #include "runtime/sys/errno.h"
@@ -36,13 +35,6 @@ constexpr int kConfigFd = 4;
 constexpr int kInitFd = 5;
 constexpr int kSelfFd = 6;
 
-std::string Sha256(const std::string& data) {
-  unsigned char digest[SHA256_DIGEST_LENGTH];
-  SHA256(reinterpret_cast<const unsigned char*>(data.data()), data.size(), digest);
-  return absl::BytesToHexString(
-      absl::string_view(reinterpret_cast<const char*>(digest), sizeof digest));
-}
-
 }  // namespace
 
 std::string LeafPrefix(absl::string_view unified, absl::string_view own) {
@@ -54,7 +46,7 @@ absl::StatusOr<std::unique_ptr<SupervisorLauncher>> SupervisorLauncher::Create(
     const std::string& supervisor, const std::string& init) {
   auto launcher = std::unique_ptr<SupervisorLauncher>(new SupervisorLauncher());
   DAVIT_ASSIGN_OR_RETURN(std::string program, sys::ReadFileAt(AT_FDCWD, supervisor, kMaxProgram));
-  launcher->program_id_ = Sha256(program);
+  launcher->program_id_ = images::Hasher::Hash(images::Digest::Algorithm::kSha256, program).hex();
   DAVIT_ASSIGN_OR_RETURN(launcher->supervisor_, sys::SealedMemfd(kProgramName, program));
   DAVIT_ASSIGN_OR_RETURN(program, sys::ReadFileAt(AT_FDCWD, init, kMaxProgram));
   DAVIT_ASSIGN_OR_RETURN(launcher->init_, sys::SealedMemfd("davit-init", program));
