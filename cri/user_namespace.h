@@ -25,8 +25,7 @@ struct UserNamespace {
 // Of a pod. InvalidArgument: a mode other than POD and NODE, mappings with NODE; with POD anything
 // but one mapping of user ids and the same one of group ids, from container id 0 on (what the
 // kubelet sends; anything else would have to be tried with every file system).
-absl::StatusOr<UserNamespace> TranslateUserNamespace(
-    const ::runtime::v1::NamespaceOption& options);
+absl::StatusOr<UserNamespace> TranslateUserNamespace(const ::runtime::v1::NamespaceOption& options);
 
 // A container that says anything has to say what its pod said: it cannot have another one.
 absl::Status CheckContainerUserNamespace(const ::runtime::v1::NamespaceOption& container,

@@ -85,8 +85,7 @@ TEST(UserNamespaceTest, AContainerRepeatsItsPodsOrSaysNothing) {
 
 TEST(UserNamespaceTest, MappingsOfAMountThatOverlapAreRefused) {
   const v1::NamespaceOption two = Pod({{0, 1000, 10}, {5, 2000, 10}});
-  EXPECT_TRUE(absl::IsInvalidArgument(
-      TranslateMappings(two.userns_options().uids()).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(TranslateMappings(two.userns_options().uids()).status()));
 }
 
 }  // namespace

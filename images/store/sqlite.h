@@ -43,8 +43,8 @@ class SqliteStatement {
 
 // A SQLite database in WAL mode with synchronous=FULL: a transaction that has returned survives a
 // power cut. Space for some transactions is reserved on the disk, so that what makes room can be
-// written down when the disk is full. Not thread-safe: the owner serialises. Errors: ResourceExhausted (disk full), DataLoss
-// (the file is damaged or no database), Internal.
+// written down when the disk is full. Not thread-safe: the owner serialises. Errors:
+// ResourceExhausted (disk full), DataLoss (the file is damaged or no database), Internal.
 class Sqlite {
  public:
   static absl::StatusOr<std::unique_ptr<Sqlite>> Open(const std::string& path);

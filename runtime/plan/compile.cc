@@ -239,10 +239,9 @@ class CreateCompiler {
     process.seccomp_flags = inputs_.seccomp_flags;
     process.user_namespace = context_.user_namespace;
     if (inputs_.session_keyring) process.keyring = absl::StrCat("_ses.", inputs_.container_id);
-    process.host_uid =
-        context_.user_namespace
-            ? spec::HostId(spec_.linux_.uid_mappings, user.uid).value_or(UINT32_MAX)
-            : user.uid;
+    process.host_uid = context_.user_namespace
+                           ? spec::HostId(spec_.linux_.uid_mappings, user.uid).value_or(UINT32_MAX)
+                           : user.uid;
     return process;
   }
 

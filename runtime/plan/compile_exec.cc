@@ -44,10 +44,9 @@ absl::StatusOr<CompiledPlan> CompileExec(const spec::Process& process, const Exe
   common.seccomp_flags = inputs.seccomp_flags;
   common.user_namespace = inputs.join.count(NamespaceType::kUser) != 0;
   if (inputs.session_keyring) common.keyring = absl::StrCat("_ses.", inputs.container_id);
-  common.host_uid =
-      common.user_namespace
-          ? spec::HostId(inputs.uid_mappings, process.user.uid).value_or(UINT32_MAX)
-          : process.user.uid;
+  common.host_uid = common.user_namespace
+                        ? spec::HostId(inputs.uid_mappings, process.user.uid).value_or(UINT32_MAX)
+                        : process.user.uid;
   DAVIT_RETURN_IF_ERROR(CompileProcessBegin(builder, process, common, result));
   EnterCgroups(builder, inputs.cgroups, slots);
   if (inputs.join_pid_namespace) builder.header().pid_namespace = kTarget;

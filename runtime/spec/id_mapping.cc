@@ -7,7 +7,7 @@
 namespace davit::runtime::spec {
 namespace {
 
-constexpr size_t kMaxMappings = 340;  // UID_GID_MAP_MAX_EXTENTS
+constexpr size_t kMaxMappings = 340;   // UID_GID_MAP_MAX_EXTENTS
 constexpr uint64_t kIds = 0xffffffff;  // the last one means "no id"
 
 bool Overlap(uint32_t a, uint32_t a_size, uint32_t b, uint32_t b_size) {
@@ -57,8 +57,7 @@ absl::Status CheckMappings(const std::vector<IdMapping>& mappings) {
       if (Overlap(map.container_id, map.size, other.container_id, other.size) ||
           Overlap(map.host_id, map.size, other.host_id, other.size)) {
         return absl::InvalidArgumentError(absl::StrCat("id mappings ", j, " (", Text(other),
-                                                       ") and ", i, " (", Text(map),
-                                                       ") overlap"));
+                                                       ") and ", i, " (", Text(map), ") overlap"));
       }
     }
   }
@@ -66,11 +65,10 @@ absl::Status CheckMappings(const std::vector<IdMapping>& mappings) {
 }
 
 bool SameMappings(const std::vector<IdMapping>& a, const std::vector<IdMapping>& b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
-                    [](const IdMapping& x, const IdMapping& y) {
-                      return x.container_id == y.container_id && x.host_id == y.host_id &&
-                             x.size == y.size;
-                    });
+  return std::equal(
+      a.begin(), a.end(), b.begin(), b.end(), [](const IdMapping& x, const IdMapping& y) {
+        return x.container_id == y.container_id && x.host_id == y.host_id && x.size == y.size;
+      });
 }
 
 }  // namespace davit::runtime::spec

@@ -236,8 +236,8 @@ absl::Status Failure::ToStatus() const {
   }
   // Only SetBindAttributes and AddLayer give this for these operations.
   if (error_number == EMEDIUMTYPE) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(what, ": mounts of this file system cannot be id-mapped, which a user namespace needs"));
+    return absl::FailedPreconditionError(absl::StrCat(
+        what, ": mounts of this file system cannot be id-mapped, which a user namespace needs"));
   }
   return JoinError(error_number, what);
 }

@@ -199,8 +199,8 @@ absl::StatusOr<PodNamespaces> CreatePodNamespaces(const PodNamespaceOptions& opt
                raw::Call(SYS_unshare, static_cast<unsigned long>(others | CLONE_NEWNS)))) {
       return;
     }
-    // A sysfs shows a network namespace, and the host's is not ours to mount. Containers on the host's
-    // network get a clone of the host's own.
+    // A sysfs shows a network namespace, and the host's is not ours to mount. Containers on the
+    // host's network get a clone of the host's own.
     BuildMounts(outcome, shm_size.c_str(), user, user && options.network);
   };
   // With a user namespace it is the first of a pid namespace as well: procfs may be mounted by the

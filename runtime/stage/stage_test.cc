@@ -54,9 +54,7 @@ TEST(StageTest, DescriptorsThatNoSlotNamesAreClosed) {
 
 class SlotTransferTest : public ::testing::Test {
  protected:
-  SlotTransferTest() {
-    EXPECT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair_), 0);
-  }
+  SlotTransferTest() { EXPECT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair_), 0); }
   ~SlotTransferTest() override {
     close(pair_[0]);
     close(pair_[1]);

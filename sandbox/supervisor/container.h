@@ -9,8 +9,8 @@
 
 #include "absl/status/status.h"
 #include "proto/supervisor.pb.h"
-#include "runtime/sys/steps.h"
 #include "proto/upgrade.pb.h"
+#include "runtime/sys/steps.h"
 #include "runtime/sys/unique_fd.h"
 #include "sandbox/status_record.h"
 #include "sandbox/supervisor/cgroup_watch.h"
