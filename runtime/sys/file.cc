@@ -233,8 +233,13 @@ absl::StatusOr<UniqueFd> SealedMemfd(const char* name, absl::string_view data) {
   if (!fd.ok()) return ErrnoStatus(errno, absl::StrCat("memfd_create ", name));
   DAVIT_RETURN_IF_ERROR(WriteAll(fd.get(), data, name));
   if (lseek(fd.get(), 0, SEEK_SET) != 0) return ErrnoStatus(errno, absl::StrCat("seek ", name));
-  if (fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) != 0) {
-    return ErrnoStatus(errno, absl::StrCat("seal ", name));
+  // EBUSY: the kernel has hold of a page for a moment, to move it or to look at its use, and has
+  // waited for it for a tenth of a second.
+  constexpr int kTries = 20;
+  for (int i = 1;
+       fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) != 0;
+       ++i) {
+    if (errno != EBUSY || i == kTries) return ErrnoStatus(errno, absl::StrCat("seal ", name));
   }
   return fd;
 }
