@@ -217,6 +217,7 @@ void LogWriter::Thread::AppendNotice(LogStream* stream) {
                 options_.buffer_size + LogChunkSize(options_.max_line) - log->unwritten_size);
   log->unwritten_size += result.produced;
   stream->dropped_lines = stream->dropped_bytes = 0;
+  Changed(log);  // what Drop has not told since
 }
 
 }  // namespace davit::sandbox
